@@ -1,0 +1,50 @@
+"""pyray: Ray's programming model on one machine.
+
+>>> import pyray as ray
+>>> @ray.remote
+... def square(x):
+...     return x * x
+>>> ray.get([square.remote(i) for i in range(4)])
+[0, 1, 4, 9]
+"""
+
+from pyray import exceptions
+from pyray._core.store import ObjectID
+from pyray.api import (
+    arrow_stream,
+    available_resources,
+    cluster_resources,
+    get,
+    get_gpu_ids,
+    init,
+    is_initialized,
+    put,
+    shutdown,
+    wait,
+)
+from pyray.remote_function import RemoteFunction, remote
+from pyray.serialization import register_custom_serializer
+
+ObjectRef = ObjectID
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ObjectID",
+    "ObjectRef",
+    "RemoteFunction",
+    "__version__",
+    "arrow_stream",
+    "available_resources",
+    "cluster_resources",
+    "exceptions",
+    "get",
+    "get_gpu_ids",
+    "init",
+    "is_initialized",
+    "put",
+    "register_custom_serializer",
+    "remote",
+    "shutdown",
+    "wait",
+]

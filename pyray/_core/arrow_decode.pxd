@@ -1,0 +1,3 @@
+# The decoder of the store form.
+
+cdef object decode_store(const char* src, size_t nbytes, object pin)

@@ -1,0 +1,4 @@
+# The compact form: small values that travel inside a task or result record.
+
+cdef Py_ssize_t compact_encode(object value, char* dst, Py_ssize_t cap) except -2
+cdef object compact_decode(const char* src, Py_ssize_t n)

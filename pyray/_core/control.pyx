@@ -1,0 +1,287 @@
+"""The node's hands: what its shell does to shared memory.
+
+Processes' slots, tokens lent to tasks with resources of their own, handing such a task to a worker,
+queueing or failing a task whose worker died.  Only the node process calls these.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset, strncpy
+from pyray._core.dispatch cimport (
+    pop_idle, rescue, ring_node, tokens_for_node, tokens_from_node, wake_process,
+)
+from pyray._core.layout cimport *
+from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
+from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
+from pyray._core.records cimport gen_in, gen_of, plausible
+from pyray._core.shm cimport Ctx, get_ctx, task_at
+from pyray._core.tasks cimport finish, store_error_at
+
+cdef Ctx *C = get_ctx()
+
+
+def set_bell(int fd):
+    """The eventfd that wakes the node."""
+    C.bell_fd = fd
+
+
+# ---- processes -----------------------------------------------------------------------------
+
+def reserve_slot():
+    """A free process slot, now STARTING; None when all are taken."""
+    cdef uint32_t p
+    for p in range(2, PR_MAX_PROCS):
+        if at_load32(&C.procs[p].status) == PROC_FREE:
+            C.procs[p].role = 2
+            C.procs[p].pid = 0
+            C.procs[p].assigned = 0
+            C.procs[p].current = 0
+            C.procs[p].blocked = 0
+            C.procs[p].shaped = SHAPED_NONE
+            C.procs[p].refused = 0
+            C.procs[p].depth = 0
+            C.procs[p].token = 0
+            C.procs[p].counter = 0
+            at_store32(&C.procs[p].status, PROC_STARTING)
+            if C.head.procs_high < p + 1:
+                at_store32(&C.head.procs_high, p + 1)
+            return p
+    return None
+
+
+def process_view(uint32_t p):
+    """(status, blocked, shaped, running task's handle, tasks run) of a process."""
+    cdef pr_proc *q = &C.procs[p]
+    return (at_load32(&q.status), at_load32(&q.blocked), at_load32(&q.shaped),
+            at_load64(&q.current), q.counter)
+
+
+def stop_all():
+    """The session ends: everybody who waits is woken and told."""
+    cdef uint32_t p
+    at_store32(&C.dispatch.stopping, 1)
+    notify_all(C)
+    for p in range(C.head.procs_high):
+        at_add32(&C.procs[p].wake, 1)
+        futex_wake(&C.procs[p].wake, 1)
+
+
+def stopping():
+    """Whether the session has been told to end."""
+    return bool(at_load32(&C.dispatch.stopping))
+
+
+def refuse(uint32_t p, uint32_t limit):
+    """A blocked process cannot be replaced at the limit of processes: its wait is to raise."""
+    at_store32(&C.procs[p].refused, limit + 1)
+    notify_all(C)
+
+
+# ---- work that waits for a worker ----------------------------------------------------------
+
+def take_spawn_request():
+    """Whether work is ready, and a token free, that no idle worker can take."""
+    if at_xchg32(&C.dispatch.spawn_wanted, 0) == 0:
+        return False
+    return bool(queue_visible_slow(C))
+
+
+def look_again():
+    """After a worker has come up, died, or been given something: make sure that work is seen."""
+    rescue(C)
+
+
+def new_shaped_tasks():
+    """[(handle, shape, depth)] of tasks that ask for resources of their own since the last call."""
+    cdef uint32_t p
+    cdef uint64_t handle, s
+    cdef pr_task *t
+    cdef list out = []
+    for p in range(at_load32(&C.head.procs_high)):
+        while True:
+            handle = node_queue_pop(C, p)
+            if handle == 0:
+                break
+            if not plausible(C, handle):
+                continue
+            t = task_at(C, handle)
+            s = at_load64(&t.state)
+            if (s & 0xFF) == TASK_NODE and gen_of(s) == gen_in(handle):
+                out.append((handle, t.shape, t.depth))
+    return out
+
+
+def take_tokens(uint32_t n):
+    """Take up to n free CPU tokens for the node; workers hand in the rest between tasks."""
+    return tokens_for_node(C, n)
+
+
+def want_tokens(uint32_t n):
+    """How many tokens workers are to hand in; returns how many of the last wish came in."""
+    return at_xchg32(&C.dispatch.node_wants, n)
+
+
+def wanted_tokens():
+    return at_load32(&C.dispatch.node_wants)
+
+
+def give_tokens(uint32_t n):
+    """Give tokens of the node's back."""
+    return tokens_from_node(C, n)
+
+
+def token_counts():
+    """(free, held by the node, held by workers)."""
+    cdef uint32_t i, v, free_ = 0, node = 0
+    for i in range(C.head.num_tokens):
+        v = at_load32(&C.dispatch.token[i])
+        if v == 0:
+            free_ += 1
+        elif v == 2:
+            node += 1
+    return free_, node, C.head.num_tokens - free_ - node
+
+
+def idle_workers():
+    """Number of parked workers."""
+    cdef int w
+    cdef uint64_t v
+    cdef int n = 0
+    for w in range(4):
+        v = at_load64(&C.dispatch.idle[w])
+        while v:
+            v &= v - 1
+            n += 1
+    return n
+
+
+def assign(uint64_t task, str gpus):
+    """Hand a task to an idle worker; its slot, or None when nobody is idle."""
+    cdef int p = pop_idle(C)
+    cdef bytes raw = gpus.encode()
+    if p < 0:
+        return None
+    memset(C.procs[p].gpus, 0, 128)
+    strncpy(C.procs[p].gpus, raw, 127)
+    at_store32(&C.procs[p].shaped, SHAPED_RUNS)
+    at_store64(&C.procs[p].assigned, task)
+    wake_process(C, <uint32_t>p)
+    return p
+
+
+def retire_idle():
+    """Tell an idle worker to end; its slot, or None when nobody is idle."""
+    cdef int p = pop_idle(C)
+    if p < 0:
+        return None
+    at_store64(&C.procs[p].assigned, 1)
+    wake_process(C, <uint32_t>p)
+    return p
+
+
+def resume(uint32_t p):
+    """A worker that wanted its CPUs back has them."""
+    at_cas32(&C.procs[p].shaped, SHAPED_WANTS, SHAPED_RUNS)
+    wake_process(C, p)
+
+
+# ---- tasks whose worker died ---------------------------------------------------------------
+
+def task_view(uint64_t handle):
+    """(status, attempt, max_retries, shape, depth, func) of a task, or None if it is gone."""
+    cdef pr_task *t
+    cdef uint64_t s
+    if not plausible(C, handle):
+        return None
+    t = task_at(C, handle)
+    s = at_load64(&t.state)
+    if gen_of(s) != gen_in(handle) or (s & 0xFF) == TASK_FREE:
+        return None
+    return (<int>(s & 0xFF), <int>((s >> 8) & 0xFF), t.max_retries, t.shape, t.depth, t.func)
+
+
+def lost_task(uint32_t p):
+    """The task that a dead process had claimed: (handle, started), or None.
+
+    One whose returns are all sealed is finished here, on the dead process's behalf.
+    """
+    cdef uint64_t handle = at_load64(&C.procs[p].current)
+    cdef pr_task *t
+    cdef uint64_t s
+    cdef uint64_t *rets
+    cdef int i
+    cdef bint done = True
+    if handle == 0 or not plausible(C, handle):
+        return None
+    t = task_at(C, handle)
+    s = at_load64(&t.state)
+    if gen_of(s) != gen_in(handle) or (s >> 48) != p:
+        return None
+    if (s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING:
+        return None
+    if (s & 0xFF) == TASK_RUNNING and t.nreturns:
+        rets = returns_of(C, t)
+        for i in range(t.nreturns):
+            if alive(C, rets[i]) and not sealed(C, rets[i]):
+                done = False
+        if done:
+            finish(handle)
+            return None
+    return handle, (s & 0xFF) == TASK_RUNNING
+
+
+def requeue(uint64_t handle, int attempt):
+    """Queue a lost task once more, from the node's own queue."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s = at_load64(&t.state)
+    cdef uint64_t status = TASK_READY if t.shape == 0 else TASK_NODE
+    at_store64(&t.state, (s & PR_GEN_MASK) | (<uint64_t>min(attempt, 255) << 8) | status)
+    enqueue(C, handle)
+
+
+def fail(uint64_t handle, error):
+    """Seal a lost task's returns with an exception."""
+    store_error_at(handle, error)
+    finish(handle)
+
+
+def ready_tasks():
+    """Number of entries in all ready queues (a hint)."""
+    cdef uint32_t p
+    cdef uint64_t n = 0
+    for p in range(at_load32(&C.head.procs_high)):
+        n += queue_length(C, p)
+    return n
+
+
+def wake_everyone():
+    """After a death: what waited for the dead looks again."""
+    notify_all(C)
+    rescue(C)
+
+
+def ring():
+    """Have the node look at shared memory."""
+    ring_node(C)
+
+
+def my_gpus():
+    """GPU ids that the node gave this process's task, as one string."""
+    return (<const char *>C.me.gpus).decode()
+
+
+def sweeps():
+    """How often somebody who found the store full has asked everybody to let go of what they can."""
+    return at_load32(&C.dispatch.sweep)
+
+
+def wake_workers():
+    """Have idle workers come out of their wait, to do their chores."""
+    cdef uint32_t p
+    for p in range(2, at_load32(&C.head.procs_high)):
+        if at_load32(&C.procs[p].status) == PROC_ALIVE:
+            wake_process(C, p)
+
+
+def depth_of(uint32_t p):
+    """Depth of the task that a process runs."""
+    return at_load32(&C.procs[p].depth)

@@ -1,0 +1,37 @@
+"""Exceptions that the core raises; ``pyray.exceptions`` is where users find them."""
+
+
+class PyrayError(Exception):
+    """Base of every error of pyray's own."""
+
+
+class GetTimeoutError(PyrayError, TimeoutError):
+    """``get`` waited for as long as it was told to."""
+
+
+class ObjectStoreFullError(PyrayError, MemoryError):
+    """The store has no room for an object; the message says sizes."""
+
+
+class OutOfRecordsError(PyrayError, MemoryError):
+    """No room for another record of a task or an object."""
+
+
+class ObjectLostError(PyrayError):
+    """The object is gone: its id is stale, or its owner died before it was made."""
+
+
+class SessionError(PyrayError, RuntimeError):
+    """The session is over, was never begun, or is not this process's."""
+
+
+class ForeignObjectError(PyrayError, ValueError):
+    """An id of another session."""
+
+
+class NodeDiedError(SessionError):
+    """The session's node process is gone."""
+
+
+class ProcessLimitError(PyrayError):
+    """A blocked task needs one more process than the session may have."""

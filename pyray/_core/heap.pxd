@@ -1,0 +1,10 @@
+from libc.stdint cimport uint32_t, uint64_t
+from pyray._core.shm cimport Ctx
+
+cdef uint64_t HEAP_FULL
+cdef uint64_t heap_alloc(Ctx *c, uint64_t size) noexcept nogil
+cdef void heap_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
+cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
+cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
+cdef void heap_reset() noexcept nogil
+cdef uint64_t heap_footprint(uint64_t size) noexcept nogil

@@ -1,0 +1,339 @@
+"""The payload arena: where the bytes of objects lie.
+
+Two tiers, no lock, and anybody may free anything:
+
+- *large* blocks (over 8 KiB) are runs of 16 KiB units.  Each unit has a word that names its
+  claimer; claiming a run is a compare-and-swap per unit (with roll-back on a conflict), freeing it
+  a store per unit.  Neighbours coalesce by themselves, because there is nothing but the words.
+- *small* blocks come from units that one process has claimed as a slab of one size.  The slab's
+  free blocks are bits: whoever frees sets a bit, only the owner takes bits away.
+
+So a death in the middle leaves words that name the dead process, and the node puts them right
+(recover.pyx) without asking anybody.  Why not one allocator process, or a robust mutex: a stopped
+process would stop everybody (see docs/design.md, "No lock on the task path").
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+from pyray._core.layout cimport *
+from pyray._core.shm cimport Ctx
+
+cdef extern from *:
+    """
+    #define PR_CLASSES 14
+    static const uint32_t pr_class_size[PR_CLASSES] = {
+        64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 5440, 8192};
+    #define PR_CTZ(x) __builtin_ctzll(x)
+    """
+    enum:
+        PR_CLASSES
+    const uint32_t pr_class_size[14]
+    int PR_CTZ(uint64_t x) nogil
+
+HEAP_FULL = <uint64_t>0xFFFFFFFFFFFFFFFF
+
+# How many of a class's units are looked through for a free block before a new unit is claimed: the
+# cursor goes on where it stopped, so every unit is looked at in time, and none at the cost of one
+# call.  When the arena is full all are looked at.
+cdef enum:
+    SEARCH_UNITS = 8
+    RECENT = 8
+
+cdef struct SlabClass:
+    uint32_t *units         # units that this process owns for this size
+    uint32_t count
+    uint32_t capacity
+    uint32_t cursor
+    uint32_t current        # unit that `bits` was taken from
+    uint64_t bits[4]        # free blocks of `current`, taken out of the shared word
+    bint has_current
+
+cdef struct Recent:
+    uint64_t first
+    uint64_t units
+
+cdef SlabClass _classes[14]
+cdef uint64_t _cursor = 0
+# Runs that this process freed last: their pages are mapped here, which makes writing them three
+# times as fast as writing pages that only another process has touched.
+cdef Recent _recent[8]
+cdef uint32_t _recent_next = 0
+memset(_classes, 0, sizeof(_classes))
+memset(_recent, 0, sizeof(_recent))
+
+
+cdef void heap_reset() noexcept nogil:
+    """Forget what this process owned: after attach, and in a forked worker."""
+    global _cursor, _recent_next
+    cdef int i
+    for i in range(PR_CLASSES):
+        free(_classes[i].units)
+    memset(_classes, 0, sizeof(_classes))
+    memset(_recent, 0, sizeof(_recent))
+    _cursor = 0
+    _recent_next = 0
+
+
+cdef inline int class_of(uint64_t size) noexcept nogil:
+    cdef int i
+    for i in range(PR_CLASSES):
+        if size <= pr_class_size[i]:
+            return i
+    return -1
+
+
+cdef uint64_t heap_footprint(uint64_t size) noexcept nogil:
+    """Bytes of the arena that a block of this size takes up."""
+    cdef int k = class_of(size)
+    if k >= 0:
+        return pr_class_size[k]
+    return (size + PR_UNIT - 1) // PR_UNIT * PR_UNIT
+
+
+cdef inline uint32_t tag(Ctx *c, uint32_t kind) noexcept nogil:
+    return (kind << 16) | (c.self + 1)
+
+
+cdef bint claim_run(Ctx *c, uint64_t first, uint64_t n, uint32_t word,
+                    uint64_t *conflict) noexcept nogil:
+    cdef uint64_t i, k
+    for i in range(first, first + n):
+        if c.units[i] != 0 or not at_cas32(&c.units[i], 0, word):
+            for k in range(first, i):
+                at_store_release32(&c.units[k], 0)
+            conflict[0] = i
+            return False
+    return True
+
+
+cdef uint64_t find_run(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
+    """First fit from the cursor, round once.  Returns the first unit or HEAP_FULL."""
+    global _cursor
+    cdef uint64_t total = c.head.n_units
+    cdef uint64_t at, run, start, scanned = 0, conflict = 0
+    if n > total:
+        return HEAP_FULL
+    at = _cursor if _cursor < total else 0
+    run = 0
+    start = at
+    # Two rounds cover every run, the one that begins before the cursor included.
+    while scanned <= 2 * total:
+        if at >= total:
+            at = 0
+            run = 0
+            start = 0
+        if at_load_relaxed32(&c.units[at]) == 0:
+            if run == 0:
+                start = at
+            run += 1
+            if run == n:
+                if claim_run(c, start, n, word, &conflict):
+                    _cursor = start + n
+                    return start
+                at = conflict
+                run = 0
+        else:
+            run = 0
+        at += 1
+        scanned += 1
+    return HEAP_FULL
+
+
+cdef uint64_t alloc_units(Ctx *c, uint64_t n, uint32_t kind) noexcept nogil:
+    cdef uint32_t word = tag(c, kind)
+    cdef uint64_t first, conflict = 0
+    cdef int i
+    for i in range(RECENT):
+        if _recent[i].units >= n:
+            first = _recent[i].first
+            if claim_run(c, first, n, word, &conflict):
+                _recent[i].first += n
+                _recent[i].units -= n
+                at_add64(&c.head.used_units, n)
+                return first
+            _recent[i].units = 0
+    first = find_run(c, n, word)
+    if first != HEAP_FULL:
+        at_add64(&c.head.used_units, n)
+    return first
+
+
+cdef void free_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
+    global _recent_next, _cursor
+    cdef uint64_t i
+    at_add64(&c.head.used_units, -n)
+    if first < _cursor:
+        _cursor = first     # fill what has been touched before growing into what has not
+    for i in range(first, first + n):
+        at_store_release32(&c.units[i], 0)
+    cdef Recent *r
+    for i in range(RECENT):
+        r = &_recent[i]
+        if r.units and r.first + r.units == first:
+            r.units += n
+            return
+        if r.units and first + n == r.first:
+            r.first = first
+            r.units += n
+            return
+    _recent[_recent_next].first = first
+    _recent[_recent_next].units = n
+    _recent_next = (_recent_next + 1) % RECENT
+
+
+cdef inline bint take_bits(Ctx *c, SlabClass *k, uint32_t unit) noexcept nogil:
+    """Move the free blocks of a unit into the private mask."""
+    cdef pr_slab *s = &c.slabs[unit]
+    cdef int i
+    cdef bint any = False
+    for i in range(4):
+        k.bits[i] = 0
+        if at_load_relaxed64(&s.bits[i]) != 0:
+            k.bits[i] = at_xchg64(&s.bits[i], 0)
+            any = any or k.bits[i] != 0
+    if any:
+        k.current = unit
+        k.has_current = True
+    return any
+
+
+cdef bint search_units(Ctx *c, SlabClass *k, uint32_t limit) noexcept nogil:
+    cdef uint32_t i
+    for i in range(min(limit, k.count)):
+        if k.cursor >= k.count:
+            k.cursor = 0
+        if take_bits(c, k, k.units[k.cursor]):
+            return True
+        k.cursor += 1
+    return False
+
+
+cdef bint new_slab(Ctx *c, SlabClass *k, uint32_t block) noexcept nogil:
+    cdef uint64_t unit
+    cdef uint32_t i, n = PR_UNIT // block
+    cdef uint32_t *grown
+    if k.count == k.capacity:
+        grown = <uint32_t *>realloc(k.units, (k.capacity * 2 + 16) * sizeof(uint32_t))
+        if grown == NULL:
+            return False
+        k.units = grown
+        k.capacity = k.capacity * 2 + 16
+    unit = alloc_units(c, 1, UNIT_SLAB)
+    if unit == HEAP_FULL:
+        return False
+    memset(&c.slabs[unit], 0, sizeof(pr_slab))
+    c.slabs[unit].block = block
+    at_store32(&c.slabs[unit].owner, c.self + 1)
+    for i in range(4):
+        if n >= 64 * (i + 1):
+            k.bits[i] = ~<uint64_t>0
+        elif n > 64 * i:
+            k.bits[i] = (<uint64_t>1 << (n - 64 * i)) - 1
+        else:
+            k.bits[i] = 0
+    k.units[k.count] = <uint32_t>unit
+    k.count += 1
+    k.current = <uint32_t>unit
+    k.has_current = True
+    return True
+
+
+cdef bint give_back_empty(Ctx *c) noexcept nogil:
+    """Return slabs without a block in use to the arena; only when it is full."""
+    cdef int i, w
+    cdef uint32_t j, n, got
+    cdef uint64_t bits[4]
+    cdef uint64_t have
+    cdef SlabClass *k
+    cdef bint any = False
+    for i in range(PR_CLASSES):
+        k = &_classes[i]
+        n = PR_UNIT // pr_class_size[i]
+        j = 0
+        while j < k.count:
+            got = 0
+            for w in range(4):
+                bits[w] = at_xchg64(&c.slabs[k.units[j]].bits[w], 0)
+                have = bits[w]
+                if k.has_current and k.current == k.units[j]:
+                    have |= k.bits[w]
+                while have:
+                    have &= have - 1
+                    got += 1
+            if got == n:
+                if k.has_current and k.current == k.units[j]:
+                    k.has_current = False
+                    memset(k.bits, 0, sizeof(k.bits))
+                c.slabs[k.units[j]].owner = 0
+                free_units(c, k.units[j], 1)
+                k.count -= 1
+                k.units[j] = k.units[k.count]
+                any = True
+            else:
+                for w in range(4):
+                    if bits[w]:
+                        at_or64(&c.slabs[k.units[j]].bits[w], bits[w])
+                j += 1
+    return any
+
+
+cdef uint64_t alloc_small(Ctx *c, int cls) noexcept nogil:
+    cdef SlabClass *k = &_classes[cls]
+    cdef uint32_t block = pr_class_size[cls]
+    cdef int w, bit
+    while True:
+        if k.has_current:
+            for w in range(4):
+                if k.bits[w]:
+                    bit = PR_CTZ(k.bits[w])
+                    k.bits[w] &= k.bits[w] - 1
+                    return <uint64_t>k.current * PR_UNIT + <uint64_t>(w * 64 + bit) * block
+            k.has_current = False
+        if (search_units(c, k, SEARCH_UNITS) or new_slab(c, k, block)
+                or search_units(c, k, k.count)):
+            continue
+        return HEAP_FULL
+
+
+cdef uint64_t heap_alloc(Ctx *c, uint64_t size) noexcept nogil:
+    """Claim a block and return its offset in the payload, 64-byte aligned (a large one aligned to
+    its unit), or HEAP_FULL.  The block is the caller's until the seal of the object that names it."""
+    cdef int cls = class_of(size)
+    cdef uint64_t off
+    if cls >= 0:
+        off = alloc_small(c, cls)
+        if off == HEAP_FULL and give_back_empty(c):
+            off = alloc_small(c, cls)
+        return off
+    off = alloc_units(c, (size + PR_UNIT - 1) // PR_UNIT, UNIT_LARGE)
+    if off == HEAP_FULL and give_back_empty(c):
+        off = alloc_units(c, (size + PR_UNIT - 1) // PR_UNIT, UNIT_LARGE)
+    return off * PR_UNIT if off != HEAP_FULL else HEAP_FULL
+
+
+cdef void heap_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    """Give a block back, whoever claimed it.  `size` is the size it was claimed with."""
+    cdef uint64_t unit = off // PR_UNIT
+    cdef pr_slab *s
+    cdef uint64_t block
+    if class_of(size) >= 0:
+        s = &c.slabs[unit]
+        block = (off % PR_UNIT) // s.block
+        at_or64(&s.bits[block // 64], <uint64_t>1 << (block % 64))
+    else:
+        free_units(c, unit, (size + PR_UNIT - 1) // PR_UNIT)
+
+
+cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    """Bytes of a block that no process has written yet: what it would take from the machine."""
+    cdef uint64_t i, n = 0
+    for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
+        if c.touched[i] == 0:
+            n += PR_UNIT
+    return n
+
+
+cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    memset(c.touched + off // PR_UNIT, 1,
+           (off + size + PR_UNIT - 1) // PR_UNIT - off // PR_UNIT)

@@ -1,0 +1,227 @@
+/* The layout of a session's shared memory: one memfd, mapped by the driver, the node and every
+ * worker.  This header is the contract; every field says who writes it.
+ *
+ *   header | dispatch | process table | function table | chunk table | records | unit table |
+ *   slab table | payload arena
+ *
+ * Rules that hold everywhere:
+ *   - offsets and slot numbers, never pointers: each process maps the file where it likes;
+ *   - a *handle* is (generation << 32 | slot): a stale one is recognised, never followed;
+ *   - no locks: a structure has one writing process, or a word is changed by compare-and-swap and
+ *     says itself who did it, so that whoever clears up after a death needs no other witness;
+ *   - whatever is only a hint says so, and may be wrong.
+ */
+#ifndef PYRAY_LAYOUT_H
+#define PYRAY_LAYOUT_H
+
+#include <stdint.h>
+
+#define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
+#define PR_LAYOUT_VERSION 1
+
+#define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
+#define PR_MAX_TOKENS 256     /* CPUs */
+#define PR_WAITERS 8          /* threads of one process that can wait with a slot of their own */
+#define PR_LANES 8            /* ready queues per process, one per depth in use */
+#define PR_SEGMENTS 1024      /* segments a lane can have: 8 million queued tasks */
+#define PR_SEGMENT_ENTRIES 8192
+#define PR_GRANULE 128        /* records are addressed in granules */
+#define PR_CHUNK_BYTES 65536  /* unit in which record space is given to a process */
+#define PR_CHUNK_GRANULES 512
+#define PR_UNIT 16384         /* unit in which payload space is claimed */
+#define PR_INLINE_OBJECT 48   /* bytes of a value that fit in its record */
+#define PR_INLINE_ARGS 96     /* bytes of arguments that fit in the task's record */
+#define PR_INLINE_DEPS 3
+#define PR_MAX_FUNCS 1048576
+
+/* ---- state words -------------------------------------------------------------------------
+ * object: status 0..7 | flags 8..15 | generation 16..47 | version 48..63
+ * task:   status 0..7 | attempt 8..15 | generation 16..47 | claimer 48..63
+ * The object's version counts additions to `holders`, so that "no holder is left" can be decided
+ * by a compare-and-swap although the holders span four words. */
+#define PR_GEN_SHIFT 16
+#define PR_GEN_MASK (0xFFFFFFFFULL << PR_GEN_SHIFT)
+#define PR_VERSION_ONE (1ULL << 48)
+#define PR_KEEP_ATTEMPT 0x0000FFFFFFFFFF00ULL /* a task's state less status and claimer */
+
+enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3 };
+#define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */
+#define OBJ_DROPPED (1ULL << 9)    /* nobody holds it: whoever seals it frees it */
+#define OBJ_INLINE (1ULL << 10)    /* value in the record, compact form */
+#define OBJ_COMPACT (1ULL << 11)   /* value in the arena, compact form */
+#define OBJ_NESTED (1ULL << 12)    /* the value contains ids (listed at the end of its payload) */
+#define OBJ_ACKED (1ULL << 13)     /* the owner holds the ids inside: the writer may let go */
+
+enum {
+    TASK_FREE = 0,
+    TASK_WAITING = 1,  /* for arguments */
+    TASK_READY = 2,    /* in some queue */
+    TASK_CLAIMED = 3,  /* by the process in the claimer field; nothing of the user's has run */
+    TASK_RUNNING = 4,
+    TASK_DONE = 5,     /* returns sealed; a held task stays so until its submitter has let go */
+    TASK_NODE = 6,     /* ready, waits at the node for its resources */
+};
+#define TASK_F_HELD 2     /* its submitter holds ids on its behalf and frees the record itself */
+#define TASK_F_KWARGS 4   /* arguments are (values, names) */
+#define TASK_F_ARGS_OBJECT 8 /* arguments lie in the object args_object */
+#define TASK_F_RETRY_EXC 16  /* retry_exceptions */
+
+enum { PROC_FREE = 0, PROC_STARTING = 1, PROC_ALIVE = 2, PROC_DEAD = 3 };
+enum { KIND_NONE = 0, KIND_OBJECTS = 1, KIND_TASKS = 2, KIND_SEGMENT = 3 };
+/* A task whose resources the node lends.  The process moves on RUNS -> BLOCKED -> WANTS and to NONE
+ * at the end, the node NONE -> RUNS (with `assigned`) and WANTS -> RUNS; each rings or wakes. */
+enum { SHAPED_NONE = 0, SHAPED_RUNS = 1, SHAPED_BLOCKED = 2, SHAPED_WANTS = 3 };
+enum { UNIT_FREE = 0, UNIT_LARGE = 1, UNIT_SLAB = 2 };
+
+typedef struct {
+    uint64_t magic, layout_hash;
+    uint64_t nonce;            /* random root of the session; also in every pickled id */
+    uint64_t total_bytes;
+    uint64_t off_procs, off_funcs, off_chunks, off_records, off_units, off_slabs, off_payload;
+    uint64_t n_units, n_chunks;
+    uint32_t num_tokens;       /* CPUs */
+    uint32_t spare;
+    uint8_t root_id[20];       /* id of the driver's root task */
+    /* counters changed by anybody, each on a line of its own */
+    uint32_t chunks_used __attribute__((aligned(64)));  /* bump allocator of chunks: fetch_add */
+    uint32_t funcs_used __attribute__((aligned(64)));   /* bump allocator of function ids */
+    uint32_t procs_high __attribute__((aligned(64)));   /* node: highest process slot used + 1 */
+    uint64_t used_units __attribute__((aligned(64)));   /* statistics: add/sub by whoever claims */
+    uint64_t peak_units;
+} pr_header;
+
+/* Words that decide who runs.  Written by compare-and-swap from any process. */
+typedef struct {
+    uint32_t searcher __attribute__((aligned(64)));   /* process + 1 of the one spinning worker */
+    uint32_t stopping;                                /* node: the session ends */
+    uint32_t node_wants __attribute__((aligned(64))); /* tokens that the node asks for */
+    uint32_t spawn_wanted;                            /* ready work, a token, nobody idle */
+    uint32_t sweep;                                   /* +1: let go of what you hold for nothing */
+    uint64_t resume[4];                               /* unblocked workers that need a token */
+    uint64_t idle[4] __attribute__((aligned(64)));    /* parked workers, bit per process */
+    uint8_t hint[PR_MAX_PROCS] __attribute__((aligned(64)));
+    /* hint[p]: 1 + the depth of p's deepest non-empty lane (at most 255), 0 nothing.  A hint. */
+    uint32_t token[PR_MAX_TOKENS] __attribute__((aligned(64)));
+    /* token[i]: 0 free, else process + 1 of its holder; the node holds those it lends on */
+} pr_dispatch;
+
+typedef struct {
+    uint32_t events;   /* futex; +1 by whoever seals an object that names this waiter */
+    uint32_t target;   /* owner: wake me when events - target >= 0 (signed) */
+    uint32_t parked;   /* owner: inside futex_wait */
+    uint32_t active;   /* owner: in use */
+    uint64_t pad[6];
+} pr_waiter;
+
+typedef struct {
+    uint64_t tail __attribute__((aligned(64)));  /* owner: entries pushed ever */
+    int32_t depth;                               /* owner: label of what is queued here */
+    uint64_t head __attribute__((aligned(64)));  /* consumers (compare-and-swap): a hint */
+    uint32_t segment[PR_SEGMENTS] __attribute__((aligned(64))); /* owner: slot of each segment */
+} pr_lane;
+
+typedef struct {
+    uint32_t status;   /* PROC_*: node, but the process itself says ALIVE */
+    int32_t pid;
+    uint32_t role;     /* 0 driver, 1 node, 2 worker */
+    uint32_t spare;
+    uint64_t counter;  /* process: tasks run */
+    uint32_t wake __attribute__((aligned(64)));   /* futex of the parked worker: +1 by a waker */
+    uint32_t parked;                              /* process */
+    uint64_t assigned;                            /* node: a task with resources of its own */
+    uint64_t current __attribute__((aligned(64))); /* process: the task it claims or runs */
+    uint64_t started_ns;                          /* process: when the task started */
+    uint64_t nested_op;                           /* process: intent of a transfer of ids */
+    uint32_t blocked;                             /* process: 1 while its task waits in get/wait */
+    uint32_t shaped;                              /* SHAPED_*: where its task stands with the node */
+    uint32_t token;                               /* process: index + 1 of its token (a hint) */
+    uint32_t depth;                               /* process: depth of the task it runs */
+    uint32_t refused;                             /* node: 1 + n at the cap of n processes */
+    char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */
+    pr_waiter waiter[PR_WAITERS] __attribute__((aligned(64)));
+    pr_lane lane[PR_LANES];
+} pr_proc;
+
+typedef struct {
+    uint32_t kind;
+    uint32_t owner;        /* process + 1 whose allocator uses it; 0: up for adoption */
+    uint64_t free_bits[8]; /* fetch_or by whoever frees; harvested by the owner */
+    uint64_t pad[7];
+} pr_chunk;
+
+typedef struct {
+    uint64_t state;
+    uint64_t holders[4];   /* bit p: process p holds it; set and cleared by p alone */
+    uint64_t dependents;   /* stack of dep entries that wait for it: compare-and-swap */
+    uint32_t waiter;       /* waiter id + 1; PR_WAITER_MULTI: wake all active ones */
+    uint16_t owner;        /* process that created it; the node after that one's death */
+    uint16_t liable;       /* process that holds the ids inside until ACKED */
+    uint64_t task;         /* handle of the task that makes it, or 0 */
+    uint64_t off;          /* payload; written before the seal, never after */
+    uint64_t size;
+    uint8_t data[PR_INLINE_OBJECT];
+} pr_object;
+
+typedef struct {
+    uint64_t object;       /* handle */
+    uint64_t next;         /* stack link, see PR_LINK */
+    uint32_t position;     /* index in values */
+    uint32_t ready;        /* 1 once the object is sealed: set any number of times */
+} pr_dep;
+
+typedef struct {
+    uint64_t state;
+    uint64_t ret0;         /* submitter: handle of the first return */
+    uint64_t ext;          /* submitter: payload block with more deps and returns, or 0 */
+    uint64_t ext_size;
+    uint64_t args_object;  /* submitter: handle, with TASK_F_ARGS_OBJECT */
+    uint64_t counter;      /* submitter: with parent_id the task's id */
+    uint32_t func;
+    uint16_t shape;
+    uint16_t depth;        /* submitter; raised by whoever awaits it from deeper down */
+    uint16_t submitter;
+    uint16_t nreturns;
+    uint16_t ndeps;
+    uint16_t flags;        /* submitter */
+    int16_t max_retries;
+    uint16_t args_len;
+    uint8_t parent_id[20];
+    pr_dep dep[PR_INLINE_DEPS];
+    uint8_t args[PR_INLINE_ARGS];
+} pr_task;
+
+typedef struct {
+    uint64_t object;       /* handle of the pickled definition; 0 until it is there */
+} pr_func;
+
+typedef struct {
+    uint64_t bits[4];      /* free blocks: fetch_or by whoever frees, taken by the owner */
+    uint32_t block;        /* bytes per block */
+    uint32_t owner;        /* process + 1 */
+    uint64_t pad[3];
+} pr_slab;
+
+/* A link to one dep entry of a task: generation's low 24 bits | index of the dep | slot.  Slot
+ * numbers start at PR_CHUNK_GRANULES, so no link is 0 (the end) or 1 (PR_DEPS_CLOSED). */
+#define PR_LINK(slot, gen, index)                                                               \
+    (((uint64_t)((gen) & 0xFFFFFFu) << 40) | ((uint64_t)(index) << 24) | (uint64_t)(slot))
+#define PR_MAX_DEPS 65535
+
+#define PR_WAITER_MULTI 0xFFFFFFFFu
+#define PR_DEPS_CLOSED 1ULL
+
+_Static_assert(sizeof(pr_object) == PR_GRANULE, "an object record is one granule");
+_Static_assert(sizeof(pr_task) == 2 * PR_GRANULE, "a task record is two granules");
+_Static_assert(sizeof(pr_waiter) == 64, "a waiter has its cache line");
+_Static_assert(sizeof(pr_chunk) % 64 == 0, "chunk headers do not share lines");
+_Static_assert(sizeof(pr_slab) == 64, "a slab header is one line");
+_Static_assert(sizeof(pr_header) <= 4096, "the header fits in its page");
+_Static_assert(sizeof(pr_dispatch) <= 4096, "the dispatch words fit in their page");
+
+/* Changes when a size does, so that a process of another build is refused at attach. */
+#define PR_LAYOUT_HASH                                                                          \
+    ((uint64_t)sizeof(pr_header) ^ ((uint64_t)sizeof(pr_dispatch) << 10)                        \
+     ^ ((uint64_t)sizeof(pr_proc) << 20) ^ ((uint64_t)sizeof(pr_task) << 40)                    \
+     ^ ((uint64_t)sizeof(pr_object) << 50) ^ ((uint64_t)PR_LAYOUT_VERSION << 60))
+
+#endif

@@ -1,0 +1,30 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from pyray._core.layout cimport pr_dep, pr_task, PR_INLINE_DEPS
+from pyray._core.shm cimport Ctx
+
+cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil
+cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil
+cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil
+cdef void seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil
+cdef bint await_object(Ctx *c, uint64_t handle, uint64_t task, uint32_t index) noexcept nogil
+cdef bint task_ready(Ctx *c, uint64_t task) noexcept nogil
+cdef void enqueue(Ctx *c, uint64_t task) noexcept nogil
+cdef void raise_depth(Ctx *c, uint64_t object, uint32_t depth, int levels) noexcept nogil
+cdef void notify_all(Ctx *c) noexcept nogil
+cdef int waiter_open(Ctx *c) noexcept nogil
+cdef void waiter_close(Ctx *c, int waiter) noexcept nogil
+cdef bint register_waiter(Ctx *c, uint64_t handle, int waiter) noexcept nogil
+cdef bint sealed(Ctx *c, uint64_t handle) noexcept nogil
+cdef bint alive(Ctx *c, uint64_t handle) noexcept nogil
+
+cdef inline pr_dep *deps_of(Ctx *c, pr_task *t) noexcept nogil:
+    if t.ndeps <= PR_INLINE_DEPS:
+        return t.dep
+    return <pr_dep *>(c.payload + t.ext)
+
+cdef inline uint64_t *returns_of(Ctx *c, pr_task *t) noexcept nogil:
+    if t.nreturns <= 1:
+        return &t.ret0
+    if t.ndeps <= PR_INLINE_DEPS:
+        return <uint64_t *>(c.payload + t.ext)
+    return <uint64_t *>(c.payload + t.ext + t.ndeps * sizeof(pr_dep))

@@ -1,0 +1,280 @@
+"""The life of an object's record: held, sealed, awaited, freed.  No Python object in here.
+
+An object is freed when it is sealed and nobody holds it.  An id that never left its process is held
+by that process's ObjectID alone, privately.  Once it escapes, each process that holds it has a bit
+in the record, which it sets and clears itself; whoever clears the last one frees.  A bit and not a
+count, because after a crash between adding one and noting it nobody could tell whether it was
+added, while setting a bit twice, or clearing a dead process's bits, does no harm.
+
+Whoever hands an id on keeps its own hold until the receiver has set its bit: a queued task's ids are
+held by its submitter, the ids inside a value by its writer, then by its owner.
+
+The seal is the one point of publication: before it the record is its maker's alone, after it neither
+the value nor its place changes.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from pyray._core.dispatch cimport announce, ring_node, wake_process
+from pyray._core.heap cimport heap_free
+from pyray._core.layout cimport *
+from pyray._core.queues cimport node_queue_push, queue_push
+from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible
+from pyray._core.shm cimport Ctx, object_at, task_at
+
+cdef enum:
+    # Added to a waiter's events to make it look at once, whatever number it waits for.
+    ALARM = 1 << 20
+    MAX_LEVELS = 64
+
+
+cdef bint sealed(Ctx *c, uint64_t handle) noexcept nogil:
+    return (at_load64(&object_at(c, handle).state) & 0xFF) == OBJ_SEALED
+
+
+cdef bint alive(Ctx *c, uint64_t handle) noexcept nogil:
+    cdef uint64_t s
+    if not plausible(c, handle):
+        return False
+    s = at_load64(&object_at(c, handle).state)
+    return gen_of(s) == gen_in(handle) and ((s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_CREATED)
+
+
+cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil:
+    """Set this process's bit.  False if the object is gone.  Somebody else must hold it meanwhile."""
+    cdef pr_object *o
+    cdef uint64_t s
+    if not alive(c, handle):
+        return False
+    o = object_at(c, handle)
+    while True:
+        s = at_load64(&o.state)
+        if gen_of(s) != gen_in(handle) or (s & 0xFF) == OBJ_FREE or (s & 0xFF) == OBJ_FREEING:
+            return False
+        # The version moves before the bit is set, so that a scan of the holders which overlaps
+        # with this cannot end in freeing.
+        if at_cas64(&o.state, s, s + PR_VERSION_ONE):
+            break
+    at_or64(&o.holders[c.self // 64], <uint64_t>1 << (c.self % 64))
+    return True
+
+
+cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil:
+    cdef pr_object *o = object_at(c, handle)
+    at_and64(&o.holders[c.self // 64], ~(<uint64_t>1 << (c.self % 64)))
+    try_free(c, handle)
+
+
+cdef void free_object(Ctx *c, pr_object *o, uint64_t handle, uint64_t s) noexcept nogil:
+    """The record is in FREEING, by us."""
+    cdef uint32_t liable = o.liable
+    cdef bint tell = (s & OBJ_NESTED) and not (s & OBJ_ACKED) and liable != c.self
+    if not (s & OBJ_INLINE) and o.size:
+        heap_free(c, o.off, o.size)
+    object_recycle(c, handle)
+    if tell:
+        wake_process(c, liable)      # it holds the ids inside for nothing now
+
+
+cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil:
+    """Free the object if nobody holds it; if it is not sealed yet, leave that to who seals it."""
+    cdef pr_object *o = object_at(c, handle)
+    cdef uint64_t s
+    while True:
+        s = at_load64(&o.state)
+        if gen_of(s) != gen_in(handle):
+            return
+        if (at_load64(&o.holders[0]) | at_load64(&o.holders[1]) | at_load64(&o.holders[2])
+                | at_load64(&o.holders[3])) != 0:
+            return
+        if (s & 0xFF) == OBJ_CREATED:
+            if at_cas64(&o.state, s, s | OBJ_DROPPED):
+                return
+        elif (s & 0xFF) == OBJ_SEALED:
+            if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
+                free_object(c, o, handle, s)
+                return
+        else:
+            return
+
+
+# ---- tasks that wait for an object ---------------------------------------------------------
+
+cdef bint task_ready(Ctx *c, uint64_t handle) noexcept nogil:
+    """If all arguments are there, move the task from WAITING on.  True for who moved it."""
+    cdef pr_task *t = task_at(c, handle)
+    cdef pr_dep *d = deps_of(c, t)
+    cdef uint64_t s
+    cdef uint32_t i
+    cdef uint64_t to = TASK_READY if t.shape == 0 else TASK_NODE
+    for i in range(t.ndeps):
+        if not at_load32(&d[i].ready):
+            return False
+    s = at_load64(&t.state)
+    if (s & 0xFF) != TASK_WAITING or gen_of(s) != gen_in(handle):
+        return False
+    return at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | to)
+
+
+cdef void enqueue(Ctx *c, uint64_t handle) noexcept nogil:
+    """Queue a task that is READY (for any worker) or NODE (for the node to place).
+
+    A full lane is no loss: the task stays READY and whoever waits for it queues it again.
+    """
+    cdef pr_task *t = task_at(c, handle)
+    if t.shape == 0:
+        queue_push(c, handle, t.depth)
+        announce(c)
+    else:
+        node_queue_push(c, handle)
+        ring_node(c)
+
+
+cdef void walk(Ctx *c, uint64_t link) noexcept nogil:
+    """Tell each task on a sealed object's list; may be repeated."""
+    cdef uint64_t slot, next
+    cdef uint32_t index, gen
+    cdef pr_task *t
+    cdef pr_dep *d
+    while link > PR_DEPS_CLOSED:
+        slot = link & 0xFFFFFF
+        index = (link >> 24) & 0xFFFF
+        t = task_at(c, slot)
+        gen = gen_of(at_load64(&t.state))
+        if (gen & 0xFFFFFF) != <uint32_t>(link >> 40):
+            return      # the rest of the list went with a task that is gone
+        d = deps_of(c, t) + index
+        next = d.next
+        at_store32(&d.ready, 1)
+        if task_ready(c, (<uint64_t>gen << 32) | slot):
+            enqueue(c, (<uint64_t>gen << 32) | slot)
+        link = next
+
+
+cdef bint await_object(Ctx *c, uint64_t handle, uint64_t task, uint32_t index) noexcept nogil:
+    """Put dep `index` of a WAITING task on the object's list.  True if it is sealed already."""
+    cdef pr_object *o = object_at(c, handle)
+    cdef pr_dep *d = deps_of(c, task_at(c, task)) + index
+    cdef uint64_t link = PR_LINK(<uint32_t>task, gen_in(task), index)
+    cdef uint64_t first
+    while True:
+        if sealed(c, handle):
+            at_store32(&d.ready, 1)
+            return True
+        first = at_load64(&o.dependents)
+        if first == PR_DEPS_CLOSED:
+            at_store32(&d.ready, 1)
+            return True
+        d.next = first
+        if at_cas64(&o.dependents, first, link):
+            break
+    if sealed(c, handle):
+        # Sealed between the look and the push: the sealer may have missed us, so walk it ourselves.
+        walk(c, at_xchg64(&o.dependents, PR_DEPS_CLOSED))
+    return False
+
+
+# ---- processes that wait for an object -----------------------------------------------------
+
+cdef void bump(pr_waiter *w, uint32_t by) noexcept nogil:
+    cdef uint32_t n = at_add32(&w.events, by) + by
+    if <int>(n - at_load32(&w.target)) >= 0 and at_load32(&w.parked):
+        futex_wake(&w.events, 1)
+
+
+cdef void bump_all(Ctx *c, uint32_t by) noexcept nogil:
+    cdef uint32_t p, i
+    for p in range(at_load32(&c.head.procs_high)):
+        for i in range(PR_WAITERS):
+            if at_load32(&c.procs[p].waiter[i].active):
+                bump(&c.procs[p].waiter[i], by)
+
+
+cdef void notify_all(Ctx *c) noexcept nogil:
+    """Make every waiting process look again: after a death, and at the end."""
+    bump_all(c, ALARM)
+
+
+cdef int waiter_open(Ctx *c) noexcept nogil:
+    """A waiter of this process for the calling thread: its number, or -1 if all are in use."""
+    cdef int i
+    for i in range(PR_WAITERS):
+        if (at_load32(&c.me.waiter[i].active) == 0
+                and at_cas32(&c.me.waiter[i].active, 0, 1)):
+            return <int>c.self * PR_WAITERS + i
+    return -1
+
+
+cdef void waiter_close(Ctx *c, int waiter) noexcept nogil:
+    at_store32(&c.procs[waiter // PR_WAITERS].waiter[waiter % PR_WAITERS].active, 0)
+
+
+cdef bint register_waiter(Ctx *c, uint64_t handle, int waiter) noexcept nogil:
+    """Ask to be told of the seal.  True if the object is sealed by now."""
+    cdef pr_object *o = object_at(c, handle)
+    cdef uint32_t me = <uint32_t>waiter + 1
+    cdef uint32_t w
+    while True:
+        w = at_load32(&o.waiter)
+        if w == me or w == PR_WAITER_MULTI:
+            break
+        if at_cas32(&o.waiter, w, me if w == 0 else PR_WAITER_MULTI):
+            break
+    return sealed(c, handle)
+
+
+cdef void seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
+    """Publish the value that lies in the record; tell who waits; free it if nobody wants it."""
+    cdef pr_object *o = object_at(c, handle)
+    cdef uint64_t s
+    cdef uint32_t w, by
+    while True:
+        s = at_load64(&o.state)
+        if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_CREATED:
+            return      # a second attempt lost the race against a first one's result
+        if s & OBJ_DROPPED:
+            if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
+                free_object(c, o, handle, s | flags)
+                return
+        elif at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED | flags):
+            break
+    if at_load64(&o.dependents) != 0:
+        walk(c, at_xchg64(&o.dependents, PR_DEPS_CLOSED))
+    w = at_load32(&o.waiter)
+    if w:
+        by = ALARM if flags & OBJ_ERROR else 1
+        if w == PR_WAITER_MULTI:
+            bump_all(c, by)
+        else:
+            w -= 1
+            bump(&c.procs[w // PR_WAITERS].waiter[w % PR_WAITERS], by)
+
+
+# ---- what a blocked worker awaits goes first -----------------------------------------------
+
+cdef void raise_depth(Ctx *c, uint64_t handle, uint32_t depth, int levels) noexcept nogil:
+    """Make the task behind an object, and what that one waits for, count as `depth` deep."""
+    cdef pr_object *o = object_at(c, handle)
+    cdef uint64_t task = o.task
+    cdef pr_task *t
+    cdef pr_dep *d
+    cdef uint64_t s
+    cdef uint32_t i, status
+    if task == 0 or levels >= MAX_LEVELS:
+        return
+    t = task_at(c, task)
+    s = at_load64(&t.state)
+    if gen_of(s) != gen_in(task):
+        return
+    status = s & 0xFF
+    if status == TASK_READY or status == TASK_NODE:
+        if t.depth < depth:
+            t.depth = <unsigned short>depth
+            # A second entry in a queue is harmless: the task's state decides who runs it.
+            enqueue(c, task)
+    elif status == TASK_WAITING:
+        if t.depth < depth:
+            t.depth = <unsigned short>depth
+        d = deps_of(c, t)
+        for i in range(t.ndeps):
+            if not at_load32(&d[i].ready):
+                raise_depth(c, d[i].object, depth, levels + 1)

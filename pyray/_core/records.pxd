@@ -1,0 +1,22 @@
+from libc.stdint cimport uint32_t, uint64_t
+from pyray._core.layout cimport PR_GEN_MASK, PR_GEN_SHIFT
+from pyray._core.shm cimport Ctx
+
+cdef uint64_t object_new(Ctx *c) noexcept nogil
+cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil
+cdef uint64_t task_new(Ctx *c) noexcept nogil
+cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil
+cdef uint32_t segment_new(Ctx *c) noexcept nogil
+cdef void segment_recycle(uint32_t slot) noexcept nogil
+cdef void records_reset() noexcept nogil
+
+cdef inline uint32_t gen_of(uint64_t state) noexcept nogil:
+    return <uint32_t>((state & PR_GEN_MASK) >> PR_GEN_SHIFT)
+
+cdef inline uint32_t gen_in(uint64_t handle) noexcept nogil:
+    return <uint32_t>(handle >> 32)
+
+cdef inline bint plausible(Ctx *c, uint64_t handle) noexcept nogil:
+    """Whether a number read from a hint can be a record's handle at all."""
+    cdef uint64_t slot = <uint32_t>handle
+    return 512 <= slot < c.head.n_chunks * 512

@@ -1,0 +1,225 @@
+"""Records of objects and tasks, and segments of queues: who hands out which slot.
+
+The record region is cut into chunks of 64 KiB.  A chunk holds one kind for ever (so that a stale
+handle always meets a record of the kind that it expects) and has one process that allocates from
+it.  Anybody may free a record: the owner puts it on its private stack, others set the record's bit
+in the chunk, which the owner harvests.  A dead process's chunks are adopted by the next process
+that needs one.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+from pyray._core.layout cimport *
+from pyray._core.shm cimport Ctx, object_at, task_at
+
+cdef extern from *:
+    """
+    #define PR_CTZ64(x) __builtin_ctzll(x)
+    """
+    int PR_CTZ64(uint64_t x) nogil
+
+cdef enum:
+    HARVEST_CHUNKS = 16     # chunks looked through per allocation before a new one is taken
+
+# One kind's allocator in this process.
+cdef struct Slots:
+    uint32_t kind
+    uint32_t step           # granules per record
+    uint32_t *stack         # slots freed by this process or harvested
+    uint32_t depth
+    uint32_t capacity
+    uint32_t *chunks
+    uint32_t n_chunks
+    uint32_t cap_chunks
+    uint32_t cursor
+    uint32_t fresh          # next never-used slot of the newest chunk
+    uint32_t fresh_end
+
+cdef Slots _objects
+cdef Slots _tasks
+cdef Slots _segments
+
+
+cdef void reset(Slots *s, uint32_t kind, uint32_t step) noexcept nogil:
+    free(s.stack)
+    free(s.chunks)
+    memset(s, 0, sizeof(Slots))
+    s.kind = kind
+    s.step = step
+
+
+cdef void records_reset() noexcept nogil:
+    """Forget what this process owned: after attach, and in a forked worker."""
+    reset(&_objects, KIND_OBJECTS, 1)
+    reset(&_tasks, KIND_TASKS, 2)
+    reset(&_segments, KIND_SEGMENT, PR_CHUNK_GRANULES)
+
+
+cdef bint push(Slots *s, uint32_t slot) noexcept nogil:
+    cdef uint32_t *grown
+    if s.depth == s.capacity:
+        grown = <uint32_t *>realloc(s.stack, (s.capacity * 2 + 1024) * sizeof(uint32_t))
+        if grown == NULL:
+            return False
+        s.stack = grown
+        s.capacity = s.capacity * 2 + 1024
+    s.stack[s.depth] = slot
+    s.depth += 1
+    return True
+
+
+cdef bint add_chunk(Slots *s, uint32_t chunk) noexcept nogil:
+    cdef uint32_t *grown
+    if s.n_chunks == s.cap_chunks:
+        grown = <uint32_t *>realloc(s.chunks, (s.cap_chunks * 2 + 16) * sizeof(uint32_t))
+        if grown == NULL:
+            return False
+        s.chunks = grown
+        s.cap_chunks = s.cap_chunks * 2 + 16
+    s.chunks[s.n_chunks] = chunk
+    s.n_chunks += 1
+    return True
+
+
+cdef bint harvest_chunk(Ctx *c, Slots *s, uint32_t chunk) noexcept nogil:
+    cdef pr_chunk *k = &c.chunks[chunk]
+    cdef uint64_t bits
+    cdef int w
+    cdef bint any = False
+    for w in range(8):
+        if at_load_relaxed64(&k.free_bits[w]) == 0:
+            continue
+        bits = at_xchg64(&k.free_bits[w], 0)
+        while bits:
+            any = push(s, chunk * PR_CHUNK_GRANULES + w * 64 + PR_CTZ64(bits)) or any
+            bits &= bits - 1
+    return any
+
+
+cdef bint harvest(Ctx *c, Slots *s, uint32_t limit) noexcept nogil:
+    cdef uint32_t i
+    for i in range(min(limit, s.n_chunks)):
+        if s.cursor >= s.n_chunks:
+            s.cursor = 0
+        s.cursor += 1
+        if harvest_chunk(c, s, s.chunks[s.cursor - 1]):
+            return True
+    return False
+
+
+cdef bint adopt_chunk(Ctx *c, Slots *s) noexcept nogil:
+    """Take over a chunk that a dead process left, if it has room."""
+    cdef uint32_t i, used = at_load32(&c.head.chunks_used)
+    if used > c.head.n_chunks:
+        used = <uint32_t>c.head.n_chunks
+    for i in range(1, used):
+        if c.chunks[i].owner == 0 and c.chunks[i].kind == s.kind:
+            if at_cas32(&c.chunks[i].owner, 0, c.self + 1):
+                if not add_chunk(s, i):
+                    at_store32(&c.chunks[i].owner, 0)
+                    return False
+                if harvest_chunk(c, s, i):
+                    return True
+    return False
+
+
+cdef bint new_chunk(Ctx *c, Slots *s) noexcept nogil:
+    cdef uint32_t i
+    if at_load32(&c.head.chunks_used) >= c.head.n_chunks:
+        return False
+    i = at_add32(&c.head.chunks_used, 1)
+    if i >= c.head.n_chunks:
+        at_add32(&c.head.chunks_used, <uint32_t>-1)
+        return False
+    if not add_chunk(s, i):
+        return False
+    c.chunks[i].kind = s.kind
+    at_store32(&c.chunks[i].owner, c.self + 1)
+    s.fresh = i * PR_CHUNK_GRANULES
+    s.fresh_end = s.fresh + PR_CHUNK_GRANULES
+    return True
+
+
+cdef uint32_t take(Ctx *c, Slots *s) noexcept nogil:
+    """A free slot, or 0 when the record region is full."""
+    cdef uint32_t slot
+    while True:
+        if s.depth:
+            s.depth -= 1
+            return s.stack[s.depth]
+        if s.fresh < s.fresh_end:
+            slot = s.fresh
+            s.fresh += s.step
+            return slot
+        if harvest(c, s, HARVEST_CHUNKS) or adopt_chunk(c, s) or new_chunk(c, s):
+            continue
+        if harvest(c, s, s.n_chunks):
+            continue
+        return 0
+
+
+cdef void give(Ctx *c, Slots *s, uint32_t slot) noexcept nogil:
+    cdef pr_chunk *k = &c.chunks[slot // PR_CHUNK_GRANULES]
+    cdef uint32_t at = slot % PR_CHUNK_GRANULES
+    if k.owner != c.self + 1 or not push(s, slot):
+        at_or64(&k.free_bits[at // 64], <uint64_t>1 << (at % 64))
+
+
+cdef uint64_t object_new(Ctx *c) noexcept nogil:
+    """A record in state CREATED with no holder; its handle, or 0 when records are full."""
+    cdef uint32_t slot = take(c, &_objects)
+    cdef pr_object *o
+    cdef uint32_t gen
+    if slot == 0:
+        return 0
+    o = object_at(c, slot)
+    gen = <uint32_t>((o.state & PR_GEN_MASK) >> PR_GEN_SHIFT) + 1
+    if gen == 0:
+        gen = 1
+    o.holders[0] = o.holders[1] = o.holders[2] = o.holders[3] = 0
+    o.dependents = 0
+    o.waiter = 0
+    o.owner = <unsigned short>c.self
+    o.liable = 0
+    o.task = 0
+    o.off = 0
+    o.size = 0
+    at_store_release64(&o.state, (<uint64_t>gen << PR_GEN_SHIFT) | OBJ_CREATED)
+    return (<uint64_t>gen << 32) | slot
+
+
+cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil:
+    """Free a record whose payload is gone; the caller has moved it to FREEING."""
+    cdef pr_object *o = object_at(c, handle)
+    at_store_release64(&o.state, (handle >> 32) << PR_GEN_SHIFT)
+    give(c, &_objects, <uint32_t>handle)
+
+
+cdef uint64_t task_new(Ctx *c) noexcept nogil:
+    """A record in state WAITING and unreachable yet; its handle, or 0 when records are full."""
+    cdef uint32_t slot = take(c, &_tasks)
+    cdef pr_task *t
+    cdef uint32_t gen
+    if slot == 0:
+        return 0
+    t = task_at(c, slot)
+    gen = <uint32_t>((t.state & PR_GEN_MASK) >> PR_GEN_SHIFT) + 1
+    if gen == 0:
+        gen = 1
+    at_store_release64(&t.state, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_WAITING)
+    return (<uint64_t>gen << 32) | slot
+
+
+cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil:
+    cdef pr_task *t = task_at(c, handle)
+    at_store_release64(&t.state, (handle >> 32) << PR_GEN_SHIFT)
+    give(c, &_tasks, <uint32_t>handle)
+
+
+cdef uint32_t segment_new(Ctx *c) noexcept nogil:
+    return take(c, &_segments)
+
+
+cdef void segment_recycle(uint32_t slot) noexcept nogil:
+    push(&_segments, slot)

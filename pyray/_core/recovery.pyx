@@ -1,0 +1,372 @@
+"""What the node does with a dead process's share of shared memory.
+
+By the time this runs the kernel has confirmed the death, so every word that names the process is
+the node's to change.  Each step can be repeated: if something is done already, nothing happens.
+
+Order matters in two places.  Ids inside values that the dead process was liable for are taken over
+before its holds are dropped, or they would go with it.  Its slot becomes free last.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from pyray._core.heap cimport heap_footprint, heap_free
+from pyray._core.layout cimport *
+from pyray._core.objects cimport alive, await_object, deps_of, enqueue, returns_of, task_ready
+from pyray._core.objects cimport sealed, try_free
+from pyray._core.records cimport gen_of, object_recycle, task_recycle
+from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
+from pyray._core.store cimport take_over_nested
+from pyray._core.tasks cimport finish, store_error_at
+
+cdef Ctx *C = get_ctx()
+
+cdef enum:
+    NODE = 1
+    ORPHAN = 2      # in a slab's pad: left by a dead process, nobody allocates from it
+
+# Tasks that failed while they waited for arguments: other tasks hang on their links, so their
+# records stay until those arguments are there.
+cdef list _zombies = []
+
+
+cdef uint32_t chunks() noexcept nogil:
+    cdef uint32_t n = at_load32(&C.head.chunks_used)
+    return n if n < C.head.n_chunks else <uint32_t>C.head.n_chunks
+
+
+cdef inline uint64_t handle_of(uint64_t slot, uint64_t state) noexcept nogil:
+    return (<uint64_t>gen_of(state) << 32) | slot
+
+
+def recover(uint32_t p, error):
+    """Clear up after process `p`; its unstarted children fail with `error`."""
+    at_store32(&C.procs[p].status, PROC_DEAD)
+    leave_dispatch(p)
+    take_over(p)
+    orphan_tasks(p, error)
+    drop_holds(p)
+    orphan_objects(p)
+    reclaim_memory(p)
+    release_chunks(p)
+    reset_slot(p)
+    rescan_waiting()
+
+
+cdef void leave_dispatch(uint32_t p) noexcept nogil:
+    cdef uint32_t i
+    cdef uint64_t bit = <uint64_t>1 << (p % 64)
+    at_cas32(&C.dispatch.searcher, p + 1, 0)
+    at_and64(&C.dispatch.idle[p // 64], ~bit)
+    at_and64(&C.dispatch.resume[p // 64], ~bit)
+    for i in range(C.head.num_tokens):
+        at_cas32(&C.dispatch.token[i], p + 1, 0)
+
+
+cdef int take_over(uint32_t p) except -1:
+    """Hold, as the node, the ids inside values that p was liable for."""
+    cdef uint32_t k, i
+    cdef uint64_t slot, s
+    cdef pr_object *o
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_OBJECTS:
+            continue
+        for i in range(PR_CHUNK_GRANULES):
+            slot = k * PR_CHUNK_GRANULES + i
+            o = object_at(C, slot)
+            s = at_load64(&o.state)
+            if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
+                continue
+            if (o.owner == p and s & OBJ_ACKED) or (o.liable == p and not s & OBJ_ACKED):
+                take_over_nested(handle_of(slot, s))
+    return 0
+
+
+cdef int orphan_tasks(uint32_t p, object error) except -1:
+    """Tasks that p submitted: those under way end by themselves, the others fail."""
+    cdef uint32_t k, i
+    cdef uint64_t slot, s, handle, status
+    cdef pr_task *t
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_TASKS:
+            continue
+        for i in range(0, PR_CHUNK_GRANULES, 2):
+            slot = k * PR_CHUNK_GRANULES + i
+            t = task_at(C, slot)
+            s = at_load64(&t.state)
+            status = s & 0xFF
+            if status == TASK_FREE or t.submitter != p:
+                continue
+            handle = handle_of(slot, s)
+            if status == TASK_DONE:
+                if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
+                    task_recycle(C, handle)
+            elif status == TASK_READY or status == TASK_NODE or status == TASK_WAITING:
+                # Claimed by the node, so that no worker starts it now.
+                if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
+                            | (<uint64_t>C.self << 48)):
+                    if t.ret0 != 0 or t.nreturns == 0:
+                        store_error_at(handle, error)
+                        t.flags &= ~TASK_F_HELD
+                        if status == TASK_WAITING:
+                            _zombies.append(handle)
+                        else:
+                            finish(handle)
+                    else:
+                        # Died while it wrote the record: nothing refers to it yet.
+                        task_recycle(C, handle)
+    return 0
+
+
+cdef void drop_holds(uint32_t p) noexcept nogil:
+    cdef uint32_t k, i
+    cdef uint64_t slot, s
+    cdef uint64_t bit = <uint64_t>1 << (p % 64)
+    cdef pr_object *o
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_OBJECTS:
+            continue
+        for i in range(PR_CHUNK_GRANULES):
+            slot = k * PR_CHUNK_GRANULES + i
+            o = object_at(C, slot)
+            s = at_load64(&o.state)
+            if (s & 0xFF) == OBJ_FREE:
+                continue
+            if at_load64(&o.holders[p // 64]) & bit:
+                at_and64(&o.holders[p // 64], ~bit)
+                try_free(C, handle_of(slot, s))
+
+
+cdef void orphan_objects(uint32_t p) noexcept nogil:
+    """Objects of p's: what was not sealed goes, unless a live task still makes it; sealed ones stay
+    for as long as somebody holds them."""
+    cdef uint32_t k, i
+    cdef uint64_t slot, s, ts
+    cdef pr_object *o
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_OBJECTS:
+            continue
+        for i in range(PR_CHUNK_GRANULES):
+            slot = k * PR_CHUNK_GRANULES + i
+            o = object_at(C, slot)
+            s = at_load64(&o.state)
+            if (s & 0xFF) == OBJ_FREE or o.owner != p:
+                continue
+            if (s & 0xFF) == OBJ_SEALED:
+                o.owner = NODE
+                try_free(C, handle_of(slot, s))
+            elif (s & 0xFF) == OBJ_CREATED:
+                o.owner = NODE
+                if o.task != 0:
+                    ts = at_load64(&task_at(C, o.task).state)
+                    if gen_of(ts) == (o.task >> 32) and (ts & 0xFF) != TASK_FREE:
+                        try_free(C, handle_of(slot, s))     # its worker will seal, or drop it
+                        continue
+                if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
+                    object_recycle(C, handle_of(slot, s))
+            elif (s & 0xFF) == OBJ_FREEING:
+                # p (or another) was freeing it; a live one finishes by itself, so only ours.
+                pass
+
+
+cdef int reclaim_memory(uint32_t p) except -1:
+    """Blocks that p claimed and that no object's payload lies in."""
+    cdef uint64_t n = C.head.n_units
+    cdef uint8_t *live
+    cdef uint32_t k, i
+    cdef uint64_t slot, s, u, first, last, block
+    cdef pr_object *o
+    cdef pr_task *t
+    cdef pr_slab *slab
+    cdef uint64_t used[4]
+    cdef uint64_t *masks
+    live = <uint8_t *>calloc(n, 1)
+    masks = <uint64_t *>calloc(n * 4, 8)
+    if live == NULL or masks == NULL:
+        free(live)
+        free(masks)
+        return 0
+    try:
+        with nogil:
+            for k in range(1, chunks()):
+                if C.chunks[k].kind == KIND_OBJECTS:
+                    for i in range(PR_CHUNK_GRANULES):
+                        slot = k * PR_CHUNK_GRANULES + i
+                        o = object_at(C, slot)
+                        s = at_load64(&o.state)
+                        if (s & 0xFF) != OBJ_SEALED or s & OBJ_INLINE or o.size == 0:
+                            continue
+                        mark(live, masks, o.off, o.size)
+                elif C.chunks[k].kind == KIND_TASKS:
+                    for i in range(0, PR_CHUNK_GRANULES, 2):
+                        slot = k * PR_CHUNK_GRANULES + i
+                        t = task_at(C, slot)
+                        s = at_load64(&t.state)
+                        if (s & 0xFF) == TASK_FREE or t.ext_size == 0:
+                            continue
+                        mark(live, masks, t.ext, t.ext_size)
+            for u in range(n):
+                if (at_load32(&C.units[u]) & 0xFFFF) != p + 1:
+                    continue
+                if at_load32(&C.units[u]) >> 16 == UNIT_LARGE:
+                    if not live[u]:
+                        at_store32(&C.units[u], 0)
+                        at_add64(&C.head.used_units, <uint64_t>-1)
+                elif C.slabs[u].owner == p + 1:
+                    settle_slab(u, &masks[u * 4])
+                elif not live[u]:
+                    at_store32(&C.units[u], 0)      # claimed, but never made a slab
+                    at_add64(&C.head.used_units, <uint64_t>-1)
+    finally:
+        free(live)
+        free(masks)
+    return 0
+
+
+cdef void mark(uint8_t *live, uint64_t *masks, uint64_t off, uint64_t size) noexcept nogil:
+    cdef uint64_t u, block
+    for u in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
+        live[u] = 1
+    u = off // PR_UNIT
+    if at_load32(&C.units[u]) >> 16 == UNIT_SLAB and C.slabs[u].block:
+        block = (off % PR_UNIT) // C.slabs[u].block
+        masks[u * 4 + block // 64] |= <uint64_t>1 << (block % 64)
+
+
+cdef void settle_slab(uint64_t u, uint64_t *used) noexcept nogil:
+    """Free what is not in use, and the whole unit if nothing is; else the node keeps it until it is
+    empty (`release_empty`)."""
+    cdef pr_slab *s = &C.slabs[u]
+    cdef uint32_t i, blocks = PR_UNIT // s.block
+    if used[0] == 0 and used[1] == 0 and used[2] == 0 and used[3] == 0:
+        s.owner = 0
+        at_store32(&C.units[u], 0)
+        at_add64(&C.head.used_units, <uint64_t>-1)
+        return
+    for i in range(blocks):
+        if not used[i // 64] & (<uint64_t>1 << (i % 64)):
+            at_or64(&s.bits[i // 64], <uint64_t>1 << (i % 64))
+    s.owner = NODE + 1
+    s.pad[0] = ORPHAN
+    at_store32(&C.units[u], (UNIT_SLAB << 16) | (NODE + 1))
+    at_store32(&_orphans, 1)
+
+
+cdef uint32_t _orphans = 0
+
+
+def release_empty():
+    """Return slabs that dead processes left, once nothing in them is in use, and the records of
+    tasks that failed while they waited."""
+    cdef uint64_t u, handle
+    for handle in list(_zombies):
+        if deps_there(handle):
+            _zombies.remove(handle)
+            finish(handle)
+    release_slabs()
+
+
+cdef bint deps_there(uint64_t handle) noexcept nogil:
+    cdef pr_task *t = task_at(C, handle)
+    cdef pr_dep *d = deps_of(C, t)
+    cdef uint32_t i
+    for i in range(t.ndeps):
+        if alive(C, d[i].object) and not sealed(C, d[i].object):
+            return False
+    return True
+
+
+cdef void release_slabs() noexcept nogil:
+    cdef uint64_t u
+    cdef uint32_t i, got, blocks
+    cdef uint64_t have
+    cdef pr_slab *s
+    if not _orphans:
+        return
+    for u in range(C.head.n_units):
+        if C.units[u] != ((UNIT_SLAB << 16) | (NODE + 1)) or C.slabs[u].owner != NODE + 1:
+            continue
+        s = &C.slabs[u]
+        if s.pad[0] != ORPHAN:
+            continue        # one of the node's own
+        blocks = PR_UNIT // s.block
+        got = 0
+        for i in range(4):
+            have = at_load64(&s.bits[i])
+            while have:
+                have &= have - 1
+                got += 1
+        if got == blocks:
+            s.owner = 0
+            at_store32(&C.units[u], 0)
+            at_add64(&C.head.used_units, <uint64_t>-1)
+
+
+cdef void release_chunks(uint32_t p) noexcept nogil:
+    """Mark p's free records as free and put its chunks up for adoption."""
+    cdef uint32_t k, i, step
+    cdef uint64_t slot
+    for k in range(1, chunks()):
+        if C.chunks[k].owner != p + 1:
+            continue
+        if C.chunks[k].kind == KIND_SEGMENT:
+            at_store64(&C.chunks[k].free_bits[0], 1)
+        else:
+            step = 1 if C.chunks[k].kind == KIND_OBJECTS else 2
+            for i in range(PR_CHUNK_GRANULES):
+                if i % step:
+                    continue
+                slot = k * PR_CHUNK_GRANULES + i
+                # Both kinds have their state first, and both call status 0 free.
+                if (at_load64(<uint64_t *>object_at(C, slot)) & 0xFF) == 0:
+                    at_or64(&C.chunks[k].free_bits[i // 64], <uint64_t>1 << (i % 64))
+        at_store32(&C.chunks[k].owner, 0)
+
+
+cdef void reset_slot(uint32_t p) noexcept nogil:
+    cdef int i
+    cdef uint64_t at
+    cdef pr_proc *q = &C.procs[p]
+    for i in range(PR_WAITERS):
+        at_store32(&q.waiter[i].active, 0)
+        at_store32(&q.waiter[i].parked, 0)
+    for i in range(PR_LANES):
+        # The next owner begins with a segment of its own.
+        at = (q.lane[i].tail + PR_SEGMENT_ENTRIES - 1) // PR_SEGMENT_ENTRIES * PR_SEGMENT_ENTRIES
+        at_store64(&q.lane[i].head, at)
+        at_store64(&q.lane[i].tail, at)
+    at_store8(&C.dispatch.hint[p], 0)
+    at_store64(&q.current, 0)
+    at_store64(&q.assigned, 0)
+    at_store32(&q.shaped, SHAPED_NONE)
+    at_store32(&q.blocked, 0)
+    at_store32(&q.parked, 0)
+    at_store32(&q.status, PROC_FREE)
+
+
+cdef void rescan_waiting() noexcept nogil:
+    """Tasks whose argument was sealed by p, which may have died before it told them."""
+    cdef uint32_t k, i, j
+    cdef uint64_t slot, s
+    cdef pr_task *t
+    cdef pr_dep *d
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_TASKS:
+            continue
+        for i in range(0, PR_CHUNK_GRANULES, 2):
+            slot = k * PR_CHUNK_GRANULES + i
+            t = task_at(C, slot)
+            s = at_load64(&t.state)
+            if (s & 0xFF) != TASK_WAITING or t.ndeps == 0 or t.ret0 == 0:
+                continue
+            d = deps_of(C, t)
+            for j in range(t.ndeps):
+                if alive(C, d[j].object) and sealed(C, d[j].object):
+                    at_store32(&d[j].ready, 1)
+            if task_ready(C, handle_of(slot, s)):
+                enqueue(C, handle_of(slot, s))
+
+
+def pending():
+    """Whether something that dead processes left is still to be released."""
+    return bool(_orphans) or bool(_zombies)

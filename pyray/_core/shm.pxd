@@ -1,0 +1,46 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from pyray._core.layout cimport (
+    pr_chunk, pr_dispatch, pr_func, pr_header, pr_object, pr_proc, pr_slab, pr_task,
+)
+
+# What one process knows of the session that it is attached to.  Private memory; there is one per
+# process, at a constant address, so that every module of the core may keep the pointer.
+cdef struct Ctx:
+    char *base              # whole file, writable
+    char *payload           # payload arena inside base, writable
+    const char *readonly    # payload arena, PROT_READ: what users' views point into
+    pr_header *head
+    pr_dispatch *dispatch
+    pr_proc *procs
+    pr_func *funcs
+    pr_chunk *chunks
+    char *records
+    uint32_t *units
+    uint8_t *touched        # per unit: 1 once its pages exist; a hint of any process
+    pr_slab *slabs
+    pr_proc *me
+    uint32_t self           # this process's slot
+    int bell_fd             # eventfd that wakes the node
+    uint32_t epoch          # +1 for each session of this process
+    bint forked             # in a child that user code forked: nothing may be released or called
+    bint broken             # the node is gone: calls raise, but views and holds stay sound
+    bint attached
+
+cdef Ctx *get_ctx() noexcept nogil
+
+cdef class Mapping:
+    """Keeps the file mapped: every view into the store holds one."""
+    cdef readonly int fd
+    cdef char *base
+    cdef char *readonly_base
+    cdef size_t total
+    cdef size_t payload_offset
+    cdef size_t payload_bytes
+
+cdef Mapping current_mapping()
+
+cdef inline pr_object *object_at(Ctx *c, uint64_t handle) noexcept nogil:
+    return <pr_object *>(c.records + <uint64_t>(<uint32_t>handle) * 128)
+
+cdef inline pr_task *task_at(Ctx *c, uint64_t handle) noexcept nogil:
+    return <pr_task *>(c.records + <uint64_t>(<uint32_t>handle) * 128)

@@ -1,0 +1,258 @@
+"""The session's one memfd: creating it, mapping it, and the pointers into it.
+
+The file has no name, so the kernel frees it with its last user, however that one ends.  It is
+mapped twice: once writable, and its payload once more read-only, which is what users' arrays point
+into: an object in the store is immutable because the MMU says so.
+"""
+
+from libc.errno cimport errno
+from libc.string cimport memcpy, memset, strerror
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close, ftruncate
+from pyray._core.layout cimport *
+
+import os
+
+cdef extern from "<sys/mman.h>" nogil:
+    int memfd_create(const char *name, unsigned int flags)
+    int MFD_CLOEXEC
+    int MFD_ALLOW_SEALING
+    int MAP_NORESERVE
+
+cdef extern from "<fcntl.h>" nogil:
+    int fcntl(int fd, int cmd, ...)
+    int F_ADD_SEALS
+    int F_SEAL_SHRINK
+    int F_SEAL_GROW
+
+cdef extern from "<sys/stat.h>" nogil:
+    int fchmod(int fd, unsigned int mode)
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
+                       void (*child)() noexcept nogil)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, ...)
+    int PR_SET_PDEATHSIG
+    int PR_SET_CHILD_SUBREAPER
+    int PR_SET_NAME
+
+cdef extern from "<signal.h>" nogil:
+    int SIGKILL
+
+cdef Ctx _ctx
+cdef Mapping _mapping = None
+memset(&_ctx, 0, sizeof(Ctx))
+_ctx.bell_fd = -1
+
+
+cdef Ctx *get_ctx() noexcept nogil:
+    return &_ctx
+
+
+cdef Mapping current_mapping():
+    return _mapping
+
+
+cdef void _after_fork_in_child() noexcept nogil:
+    # A flag rather than getpid() per call: the check is then a load.  The node's own forks of
+    # workers clear it again in adopt().
+    if _ctx.attached:
+        _ctx.forked = True
+
+
+pthread_atfork(NULL, NULL, _after_fork_in_child)
+
+
+cdef class Mapping:
+    def __cinit__(self, int fd, size_t total, size_t payload_offset, size_t payload_bytes):
+        self.fd = -1
+        self.base = <char *>mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                                 fd, 0)
+        if self.base == <char *>MAP_FAILED:
+            self.base = NULL
+            raise MemoryError(f"mapping {total} bytes of shared memory failed: "
+                              f"{strerror(errno).decode()}")
+        self.total = total
+        if payload_bytes:
+            self.readonly_base = <char *>mmap(NULL, payload_bytes, PROT_READ,
+                                              MAP_SHARED | MAP_NORESERVE, fd, payload_offset)
+            if self.readonly_base == <char *>MAP_FAILED:
+                self.readonly_base = NULL
+                raise MemoryError(f"mapping {payload_bytes} bytes of shared memory read-only "
+                                  f"failed: {strerror(errno).decode()}")
+        self.payload_offset = payload_offset
+        self.payload_bytes = payload_bytes
+        self.fd = fd
+
+    def __dealloc__(self):
+        # In a forked child too: it has its own copy of the mapping.
+        if self.readonly_base != NULL:
+            munmap(self.readonly_base, self.payload_bytes)
+        if self.base != NULL:
+            munmap(self.base, self.total)
+        if self.fd >= 0:
+            close(self.fd)
+
+
+cdef uint64_t _round(uint64_t n, uint64_t to) noexcept nogil:
+    return (n + to - 1) // to * to
+
+
+def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
+    """Create the session's memory and return its file descriptor, sized but empty.
+
+    Parameters
+    ----------
+    payload_bytes : int
+        Room for objects; rounded up to whole units of 16 KiB.
+    record_bytes : int
+        Room for the records of tasks and objects: virtual until used, 2 GiB at most.
+    num_cpus : int
+        CPU tokens, 256 at most.
+
+    Raises
+    ------
+    OSError
+        The kernel refused the file.
+    """
+    cdef pr_header h
+    cdef uint64_t at
+    memset(&h, 0, sizeof(h))
+    cdef uint64_t n_units = max(1, (payload_bytes + PR_UNIT - 1) // PR_UNIT)
+    cdef uint64_t n_chunks = max(4, record_bytes // PR_CHUNK_BYTES)
+    if n_chunks > (<uint64_t>1 << 24) // PR_CHUNK_GRANULES:
+        n_chunks = (<uint64_t>1 << 24) // PR_CHUNK_GRANULES
+    h.magic = PR_MAGIC
+    h.layout_hash = PR_LAYOUT_HASH
+    root = os.urandom(28)
+    memcpy(&h.nonce, <const char *>root, 8)
+    memcpy(h.root_id, <const char *>root + 8, 20)
+    h.n_units = n_units
+    h.n_chunks = n_chunks
+    h.num_tokens = num_cpus
+    h.chunks_used = 1    # slot numbers below 512 never name a record
+    h.funcs_used = 1
+    h.procs_high = 2
+    at = 8192
+    h.off_procs = at
+    at = _round(at + sizeof(pr_proc) * PR_MAX_PROCS, 4096)
+    h.off_funcs = at
+    at = _round(at + sizeof(pr_func) * PR_MAX_FUNCS, 4096)
+    h.off_chunks = at
+    at = _round(at + sizeof(pr_chunk) * n_chunks, 4096)
+    h.off_records = at
+    at = _round(at + n_chunks * PR_CHUNK_BYTES, 4096)
+    h.off_units = at
+    at = _round(at + n_units * 5, 4096)
+    h.off_slabs = at
+    at = _round(at + sizeof(pr_slab) * n_units, 4096)
+    h.off_payload = at
+    at = at + n_units * PR_UNIT
+    h.total_bytes = at
+    cdef int fd = memfd_create("pyray", MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    if fd < 0:
+        raise OSError(errno, f"memfd_create failed: {strerror(errno).decode()}")
+    # No F_SEAL_FUTURE_WRITE: it forbids punching holes and new writable mappings.
+    if (fchmod(fd, 0o600) < 0 or ftruncate(fd, at) < 0
+            or fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0):
+        error = errno
+        close(fd)
+        raise OSError(error, f"sizing the session's memory to {at} bytes failed: "
+                             f"{strerror(error).decode()}")
+    os.pwrite(fd, (<char *>&h)[:sizeof(h)], 0)
+    return fd
+
+
+def attach(int fd, uint32_t slot):
+    """Map the file (taking the descriptor over) and become process number `slot` of its session."""
+    global _mapping
+    cdef pr_header h
+    raw = os.pread(fd, sizeof(h), 0)
+    if len(raw) != sizeof(h):
+        raise ValueError("this descriptor does not hold a pyray session")
+    memcpy(&h, <const char *>raw, sizeof(h))
+    if h.magic != PR_MAGIC or h.layout_hash != PR_LAYOUT_HASH:
+        raise ValueError("this session's memory was made by another build of pyray")
+    _mapping = Mapping(fd, h.total_bytes, h.off_payload, h.n_units * PR_UNIT)
+    cdef char *b = _mapping.base
+    _ctx.base = b
+    _ctx.head = <pr_header *>b
+    _ctx.dispatch = <pr_dispatch *>(b + 4096)
+    _ctx.procs = <pr_proc *>(b + h.off_procs)
+    _ctx.funcs = <pr_func *>(b + h.off_funcs)
+    _ctx.chunks = <pr_chunk *>(b + h.off_chunks)
+    _ctx.records = b + h.off_records
+    _ctx.units = <uint32_t *>(b + h.off_units)
+    _ctx.touched = <uint8_t *>(b + h.off_units + h.n_units * 4)
+    _ctx.slabs = <pr_slab *>(b + h.off_slabs)
+    _ctx.payload = b + h.off_payload
+    _ctx.readonly = _mapping.readonly_base
+    _ctx.epoch += 1
+    _ctx.broken = False
+    _ctx.attached = True
+    adopt(slot)
+
+
+def adopt(uint32_t slot):
+    """Be process number `slot` from now on: after attach, or in a freshly forked worker."""
+    _ctx.self = slot
+    _ctx.me = &_ctx.procs[slot]
+    _ctx.forked = False
+    _ctx.me.pid = os.getpid()
+    at_store32(&_ctx.me.status, PROC_ALIVE)
+
+
+def detach_begin():
+    """The session ends: threads that still wait are to raise."""
+    if _ctx.attached:
+        at_store32(&_ctx.dispatch.stopping, 1)
+
+
+def detach():
+    """Forget the session.  The memory stays mapped while views into it live."""
+    global _mapping
+    _ctx.attached = False
+    _ctx.broken = False
+    _ctx.base = NULL
+    _mapping = None
+
+
+def epoch():
+    """Number of sessions that this process has been attached to."""
+    return _ctx.epoch
+
+
+def forked():
+    """Whether this process was forked by user code from one that is attached."""
+    return bool(_ctx.forked)
+
+
+def self_slot():
+    """This process's number in the session."""
+    return _ctx.self
+
+
+# ---- the kernel's help with lives and deaths -----------------------------------------------
+
+def die_with_parent():
+    """Have the kernel kill this process when the thread that forked it ends."""
+    prctl(PR_SET_PDEATHSIG, <unsigned long>SIGKILL)
+
+
+def adopt_orphans():
+    """Become the parent of grandchildren whose parents die (a subreaper)."""
+    prctl(PR_SET_CHILD_SUBREAPER, <unsigned long>1)
+
+
+def set_process_name(str name):
+    """The name that ps and top show, 15 characters."""
+    cdef bytes raw = name.encode()
+    prctl(PR_SET_NAME, <const char *>raw)
+
+
+def attached():
+    """Whether this process is in a session."""
+    return bool(_ctx.attached)

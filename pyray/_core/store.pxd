@@ -1,0 +1,34 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef class ObjectID:
+    cdef uint64_t handle
+    cdef uint64_t counter       # with parent and index: what the 20 bytes are computed from
+    cdef uint32_t epoch
+    cdef uint32_t index
+    cdef uint32_t mark          # scratch of wait(): finds duplicates without hashing
+    cdef bint escaped           # this process has its bit in the record, and the id is interned
+    cdef bytes parent
+    cdef bytes digest           # the 20 bytes, once somebody asked
+    cdef bytes _binary(self)
+
+cdef ObjectID new_id(uint64_t handle, bytes parent, uint64_t counter, uint32_t index)
+cdef int check_session() except -1
+cdef int check_id(ObjectID oid) except -1
+cdef uint64_t new_record() except 0
+cdef uint64_t alloc(uint64_t size) except? 0xFFFFFFFFFFFFFFFF
+cdef int store_value(uint64_t handle, object value, uint64_t flags, bint own, object root) except -1
+cdef object load_value(ObjectID oid)
+cdef object load_raw(uint64_t handle, object pin)
+cdef object borrow_for_view(uint64_t handle)
+cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
+cdef int escape(ObjectID oid) except -1
+cdef void set_task_thread(bint on)
+cdef int sweep_store()
+cdef void store_reset()
+cdef int take_over_nested(uint64_t handle) except -1
+cdef void set_sweep(object sweep)
+cdef bint has_duties()
+
+cdef class Pin:
+    cdef object mapping
+    cdef object oid

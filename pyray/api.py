@@ -1,0 +1,349 @@
+"""init, get, put, wait and the other functions of the public interface."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyray import session
+from pyray._core import control, store, tasks
+from pyray._core.store import ObjectID
+from pyray.exceptions import SessionError
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    ignore_reinit_error: bool = False,
+    namespace: str | None = None,
+    log_to_driver: bool = True,
+    logging_level: int | str | None = None,
+    local_mode: bool = False,
+    **cluster_only: Any,
+) -> dict[str, Any]:
+    """Begin a session: start the node process, which starts the workers.
+
+    Called by itself, with default options, at the first use of anything that needs a session.
+
+    Parameters
+    ----------
+    address : str, optional
+        ``"local"``, ``"auto"`` or None; there is no cluster to connect to.
+    num_cpus : int, optional
+        CPUs to hand out, 256 at most; default: those that this process may use.
+    num_gpus : int, optional
+        GPUs to hand out; default: those that there are, less what CUDA_VISIBLE_DEVICES hides.
+    resources : dict of str to float, optional
+        Custom resources by name.
+    object_store_memory : int, optional
+        Bytes for objects; default 30% of the memory that is available.
+    ignore_reinit_error : bool, default False
+        Do nothing if there is a session already.
+    namespace : str, optional
+        Name space of named actors.
+    log_to_driver : bool, default True
+        Whether what tasks print appears here.
+    logging_level : int or str, optional
+        Level of `logging` in the workers; default INFO.
+    local_mode : bool, default False
+        Run every task at once in this process, for debugging.
+    **cluster_only
+        Options of Ray's that mean something on a cluster only, accepted without effect.
+
+    Returns
+    -------
+    dict
+        ``node_pid``, ``num_cpus``, ``num_gpus``, ``object_store_memory`` and ``address``.
+
+    Raises
+    ------
+    SessionError
+        There is a session already, or the node process did not come up.
+    TypeError, ValueError
+        An unknown option or a bad value.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> info = ray.init(num_cpus=2, ignore_reinit_error=True)
+    >>> ray.is_initialized()
+    True
+    """
+    unknown = sorted(set(cluster_only) - session.CLUSTER_ONLY)
+    if unknown:
+        raise TypeError(f"init has no option {unknown[0]!r}")
+    if address not in (None, "local", "auto"):
+        raise ValueError(
+            f"pyray runs on this machine only; address is 'local' or None, not {address!r}"
+        )
+    _whole("num_cpus", num_cpus, 0, 256)
+    _whole("num_gpus", num_gpus, 0, 1024)
+    _whole("object_store_memory", object_store_memory, 1, 1 << 46)
+    from pyray.options import check_options
+
+    check_options({"resources": resources}, "init")
+    existing = session.current()
+    if existing is not None and store.is_broken():
+        session.shutdown()
+        existing = None
+    if existing is not None:
+        if not ignore_reinit_error:
+            raise SessionError(
+                "init was called already (perhaps by itself, at first use); call shutdown() first, "
+                "or pass ignore_reinit_error=True"
+            )
+    else:
+        existing = session.start(
+            num_cpus,
+            num_gpus,
+            resources,
+            object_store_memory,
+            log_to_driver,
+            logging_level,
+            local_mode,
+            namespace,
+        )
+    node = getattr(existing, "node", None)
+    return {
+        "address": "local",
+        "node_pid": node.pid if node is not None else None,
+        "num_cpus": existing.config["num_cpus"],
+        "num_gpus": existing.config["num_gpus"],
+        "object_store_memory": store.object_stats()["total"],
+    }
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"init: {name} is a whole number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"init: {name} is between {low} and {high}, not {value}")
+
+
+def shutdown() -> None:
+    """End the session: all its processes end, and its memory goes once no array looks into it.
+
+    Does nothing without a session. Called at exit too.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.shutdown()
+    >>> ray.is_initialized()
+    False
+    """
+    session.shutdown()
+
+
+def is_initialized() -> bool:
+    """Whether there is a session.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.shutdown()
+    >>> ray.is_initialized()
+    False
+    """
+    return session.is_initialized()
+
+
+def put(value: Any) -> ObjectID:
+    """Place a value in the object store.
+
+    Parameters
+    ----------
+    value : object
+        Anything that can be serialized; arrays are stored so that `get` needs no copy.
+
+    Returns
+    -------
+    ObjectID
+
+    Raises
+    ------
+    SerializationError
+        Some part of it cannot be serialized; the message says which.
+    ObjectStoreFullError
+        There is no room.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.get(ray.put([1, 2]))
+    [1, 2]
+    """
+    session.require()
+    return tasks.put(value)
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of an object, or the values of several; waits until they are there.
+
+    Parameters
+    ----------
+    refs : ObjectID or list of ObjectID
+        What to fetch.
+    timeout : float, optional
+        Seconds to wait at most; default: as long as it takes.
+
+    Returns
+    -------
+    object or list of object
+        Arrays are read-only views into the store: ``.copy()`` gives one to write to.
+
+    Raises
+    ------
+    TaskError
+        The task raised; this is an instance of the task's exception class too. With a list, the
+        first error is raised as soon as it is known.
+    GetTimeoutError
+        The time is up (it is a TimeoutError too).
+    WorkerCrashedError
+        The task's worker died, more often than the task may be retried.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.get([ray.put(1), ray.put(2)])
+    [1, 2]
+    """
+    # No session is begun here: an id would be of one that has ended.
+    if session.current() is None and refs == []:
+        return []
+    return store.get(refs, timeout=timeout)
+
+
+def wait(
+    refs: Sequence[Any],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[Any], list[Any]]:
+    """Wait until some of several objects are there.
+
+    Parameters
+    ----------
+    refs : list of ObjectID
+        Each at most once.
+    num_returns : int, default 1
+        How many to wait for.
+    timeout : float, optional
+        Seconds to wait at most; default: as long as it takes.
+    fetch_local : bool, default True
+        Of no effect: every object is local.
+
+    Returns
+    -------
+    ready, not_ready : list of ObjectID
+        In the order of `refs`; `ready` has at most `num_returns`.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ref = ray.put(1)
+    >>> ready, not_ready = ray.wait([ref])
+    >>> ready == [ref], not_ready
+    (True, [])
+    """
+    return store.wait(refs, num_returns=num_returns, timeout=timeout)
+
+
+def get_gpu_ids() -> list[Any]:
+    """The GPUs of the task that calls this, as CUDA_VISIBLE_DEVICES names them.
+
+    Returns
+    -------
+    list of int or str
+        Numbers where they are numbers, else the strings of the user's list; empty in the driver and
+        in tasks that asked for none.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.get_gpu_ids()
+    []
+    """
+    if not isinstance(session.current(), session.WorkerSession):
+        return []
+    names = control.my_gpus().partition(";")[0] if tasks.running_shaped() else ""
+    return [int(n) if n.isdigit() else n for n in names.split(",") if n]
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of the session, by name; ``memory`` in bytes.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.cluster_resources()["CPU"] >= 1
+    True
+    """
+    totals: dict[str, float] = session.require().call("resources")[0]
+    return _with_store(totals)
+
+
+def available_resources() -> dict[str, float]:
+    """Resources that no running task holds, by name; those of which nothing is left are absent.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.available_resources()["CPU"] <= ray.cluster_resources()["CPU"]
+    True
+    """
+    available: dict[str, float] = session.require().call("resources")[1]
+    return {k: v for k, v in _with_store(available, available=True).items() if v}
+
+
+def _with_store(resources: dict[str, float], available: bool = False) -> dict[str, float]:
+    stats = store.object_stats()
+    size = stats["total"] - stats["used"] if available else stats["total"]
+    return {**resources, "object_store_memory": float(size)}
+
+
+def arrow_stream(ref: ObjectID) -> bytes:
+    """An object as an Arrow IPC stream, for ``pyarrow.ipc.open_stream``; waits for the object.
+
+    Parameters
+    ----------
+    ref : ObjectID
+        Any object.
+
+    Returns
+    -------
+    bytes
+        Schema, record batch (a union of tokens that spell the value out in preorder) and a tensor
+        per array.
+
+    Examples
+    --------
+    >>> import pyray as ray, pyarrow as pa
+    >>> reader = pa.ipc.open_stream(ray.arrow_stream(ray.put([1, 2])))
+    >>> reader.read_next_batch().num_rows > 0
+    True
+    """
+    session.require()
+    from pyray._core import serializer
+
+    data, compact = store.arrow_parts(ref)
+    return serializer.to_arrow_stream(data, compact)
+
+
+def processes() -> list[int]:
+    """Process IDs of the session: the driver's, the node's and the workers'."""
+    current = session.require()
+    pids = [os.getpid()]
+    node = getattr(current, "node", None)
+    if node is not None:
+        pids.append(node.pid)
+    pids += [w["pid"] for w in current.call("workers")]
+    return pids

@@ -1,0 +1,178 @@
+"""Every exception of pyray's own, under Ray's names where Ray has one.
+
+``TaskError`` is what ``get`` raises for a task that raised: it is an instance of the user's own
+exception class as well, so ``except ValueError`` works, and its text is the remote traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyray._core.errors import (
+    ForeignObjectError,
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfRecordsError,
+    ProcessLimitError,
+    PyrayError,
+    SessionError,
+)
+from pyray._core.serial_errors import (
+    CorruptObjectError,
+    RecursionDepthError,
+    SerializationError,
+)
+
+__all__ = [
+    "CorruptObjectError",
+    "ForeignObjectError",
+    "GetTimeoutError",
+    "InfeasibleResourcesError",
+    "NodeDiedError",
+    "ObjectLostError",
+    "ObjectStoreFullError",
+    "OutOfRecordsError",
+    "OwnerDiedError",
+    "ProcessLimitError",
+    "PyrayError",
+    "RayError",
+    "RayTaskError",
+    "RecursionDepthError",
+    "SerializationError",
+    "SessionError",
+    "TaskError",
+    "WorkerCrashedError",
+]
+
+
+class InfeasibleResourcesError(PyrayError, ValueError):
+    """A task asks for more than the session has in all, so it could never run."""
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that submitted a task died before the task started."""
+
+
+class WorkerCrashedError(PyrayError):
+    """The worker process that ran a task ended before the task did.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    pid : int
+        Process ID of the worker.
+    signal : str or None
+        Name of the signal that killed it (``"SIGSEGV"``), if one did.
+    exit_code : int or None
+        Its exit status, if it exited.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        task: str = "",
+        pid: int = 0,
+        signal: str | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.task = task
+        self.pid = pid
+        self.signal = signal
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        args = (self.args[0], self.task, self.pid, self.signal, self.exit_code)
+        return type(self), args
+
+
+class TaskError(PyrayError):
+    """A task raised an exception; this is raised by ``get`` in its place.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    pid : int
+        Process ID of the worker that ran it.
+    remote_traceback : str
+        The traceback there.
+    cause : BaseException or None
+        The exception itself, unless it could not be pickled.
+    """
+
+    task: str = ""
+    pid: int = 0
+    remote_traceback: str = ""
+    cause: BaseException | None = None
+    _pickled: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"task {self.task} (pid={self.pid}) raised\n{self.remote_traceback}".rstrip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_task_error, (self.task, self.pid, self.remote_traceback, self._pickled)
+
+
+_duals: dict[type, type] = {}
+
+
+def _dual(cls: type[BaseException]) -> type:
+    """A class that is a TaskError and the user's class at once."""
+    found = _duals.get(cls)
+    if found is None:
+
+        def _str(self: Any) -> str:
+            return TaskError.__str__(self)
+
+        def _reduce(self: Any) -> tuple[Any, ...]:
+            return TaskError.__reduce__(self)
+
+        found = type(
+            f"TaskError({cls.__name__})",
+            (TaskError, cls),
+            {"__module__": TaskError.__module__, "__str__": _str, "__reduce__": _reduce},
+        )
+        _duals[cls] = found
+    return found
+
+
+def make_task_error(task: str, pid: int, text: str, pickled: bytes | None) -> TaskError:
+    """Rebuild a TaskError, with the user's class where that is possible.
+
+    Classes that refuse to be subclassed, or whose constructor rejects its own ``args``, give a plain
+    TaskError that has the exception as its `cause`.
+    """
+    cause = None
+    if pickled is not None:
+        import pickle
+
+        try:
+            cause = pickle.loads(pickled)
+        except Exception as problem:
+            text = f"{text}\n(the exception itself could not be unpickled here: {problem!r})"
+    error: Any = None
+    if isinstance(cause, Exception):
+        try:
+            dual = _dual(type(cause))
+            error = dual.__new__(dual, *cause.args)
+            error.__dict__.update(cause.__dict__)
+            error.args = cause.args
+        except Exception:
+            error = None
+    if error is None:
+        error = TaskError()
+    error.task = task
+    error.pid = pid
+    error.remote_traceback = text
+    error.cause = cause
+    error._pickled = pickled
+    return error  # type: ignore[no-any-return]
+
+
+# Ray's names for the same things.
+RayError = PyrayError
+RayTaskError = TaskError

@@ -1,0 +1,40 @@
+"""``init(local_mode=True)``: tasks run at once, in the driver, for debugging.
+
+Values still go through the store, so what is read-only or copied elsewhere is so here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyray._core import tasks
+from pyray._core.store import ObjectID, get
+from pyray.worker.errors import make_error
+
+
+def call(
+    function: Callable[..., Any],
+    name: str,
+    options: dict[str, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run a call and store what it returns, or raises, under fresh ids."""
+    n = options["num_returns"]
+    try:
+        values = [get(a) if type(a) is ObjectID else a for a in args]
+        named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
+        result = function(*values, **named)
+        if n > 1:
+            result = list(result)
+            if len(result) != n:
+                raise ValueError(
+                    f"{name} was to return {n} values (num_returns), but returned {len(result)}"
+                )
+        results = [result] if n == 1 else result if n else []
+        ids = [tasks.put_result(value, False) for value in results]
+    except Exception as error:
+        stored = make_error(error, name, False)
+        ids = [tasks.put_result(stored, True) for _ in range(n)]
+    return ids[0] if n == 1 else ids if n else None

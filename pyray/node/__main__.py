@@ -1,0 +1,14 @@
+"""Entry of the node process; the driver runs this file with the descriptors that it passes on."""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    # Not `-m pyray.node`: that needs pyray on the default path, and would search the current
+    # directory first, where a user's file may be called random.py.
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if root not in sys.path:
+        sys.path.append(root)
+    from pyray.node.shell import main
+
+    main(*(int(a) for a in sys.argv[1:5]))

@@ -1,0 +1,603 @@
+"""The node's shell: turns what happens into events for the scheduler, and carries its instructions out.
+
+One thread, one loop.  It sleeps in epoll until a bell rings (an eventfd that submitters and workers
+write to when shared memory has news for it), a worker ends (pidfd) or prints (pipe), somebody calls
+(socket), or the driver ends (pidfd).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pyray import definitions, protocol
+from pyray._core import control, recovery, serializer, shm, store, tasks
+from pyray.exceptions import OwnerDiedError, WorkerCrashedError
+from pyray.node import pool as m
+from pyray.node.resources import from_units
+from pyray.node.scheduler import Scheduler, SchedulerConfig
+from pyray.node.workers import Worker, children, describe_exit, fork_worker
+
+TICK_SECONDS = 1.0
+# What an idle worker may take to end by itself before it is killed with the rest.
+GRACE_SECONDS = 0.25
+# Output for the driver that may pile up before the workers' pipes are left alone for a while.
+BACKLOG = 4 << 20
+SHAPED_NONE, SHAPED_RUNS, SHAPED_BLOCKED, SHAPED_WANTS = range(4)
+PROC_ALIVE = 2
+TASK_NODE = 6
+
+
+class Shell:
+    """The node process.
+
+    Parameters
+    ----------
+    memory, sock, bell : int
+        Descriptors: the session's memory, the socket to the driver, the eventfd.
+    driver : int
+        The driver's process ID.
+    """
+
+    def __init__(self, memory: int, sock: int, bell: int, driver: int) -> None:
+        os.setsid()  # a Ctrl-C at the terminal is the driver's business
+        shm.adopt_orphans()
+        shm.set_process_name("pyray node")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: self._end("SIGTERM"))
+        for fd in (memory, sock, bell):
+            os.set_inheritable(fd, False)
+        self.driver_fd = os.pidfd_open(driver)
+        if os.getppid() != driver:
+            os._exit(0)
+        self.sock = socket.socket(fileno=sock)
+        self.bell = bell
+        shm.attach(memory, 1)
+        control.set_bell(bell)
+        tasks.reset()
+        serializer.set_hooks(
+            store.ObjectID, store.pack, store.unpack, None, definitions.import_definition
+        )
+        self.frames = protocol.Frames()
+        self.outbox: deque[bytes] = deque()
+        self.outbox_bytes = 0
+        self.workers: dict[int, Worker] = {}
+        self.by_fd: dict[int, Callable[[int], None]] = {}
+        self.queue: deque[m.Event] = deque()
+        self.shapes: dict[frozenset[tuple[str, float]], int] = {frozenset({("CPU", 1.0)}): 0}
+        self.shaped: dict[int, int] = {}  # task that the scheduler knows -> its shape
+        self.gpu_names: list[str] = []
+        self.sweeps = 0
+        self.ended = False
+        self.fast_blocked = 0
+
+    # ---- life ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve the session until it ends; never returns."""
+        self.sock.setblocking(True)
+        first = protocol.read_frame(self.sock)
+        if first is None or first[0] != protocol.CONFIG:
+            os._exit(1)
+        self.config: dict[str, Any] = pickle.loads(first[1])
+        self.sock.setblocking(False)
+        sys.path[:] = self.config["sys_path"]
+        os.chdir(self.config["cwd"])
+        self.gpu_names = self.config["gpus"]
+        self.scheduler = Scheduler(
+            SchedulerConfig(
+                num_cpus=self.config["num_cpus"],
+                num_gpus=self.config["num_gpus"],
+                resources=self.config["resources"],
+                max_workers=self.config["max_workers"],
+            )
+        )
+        import multiprocessing
+
+        import cloudpickle  # noqa: F401  (workers start with it)
+
+        import pyray.worker.main  # noqa: F401  (so that a fork has nothing left to import)
+
+        self.context = multiprocessing.get_context("fork")
+        self.epoll = select.epoll()
+        self._watch(self.sock.fileno(), self._on_driver)
+        self._watch(self.bell, self._on_bell)
+        self._watch(self.driver_fd, lambda _: self._end("the driver ended"))
+        self.feed(m.Started())
+        self._send(protocol.frame(protocol.HELLO))
+        next_tick = time.monotonic() + TICK_SECONDS
+        while not self.ended:
+            timeout = -1.0
+            if self._needs_ticks():
+                timeout = max(0.0, next_tick - time.monotonic())
+            for fd, events in self.epoll.poll(timeout):
+                handler = self.by_fd.get(fd)
+                if handler is not None:
+                    handler(events)
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK_SECONDS
+                if self._needs_ticks():
+                    recovery.release_empty()
+                    tasks.sweep()
+                    self.feed(m.Tick(time.monotonic(), control.idle_workers()))
+        self._finish()
+
+    def _needs_ticks(self) -> bool:
+        """Nothing ticks in an idle session: it is to use no CPU at all."""
+        return (
+            len(self.workers) > self.config["num_cpus"] or recovery.pending() or bool(self.shaped)
+        )
+
+    def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
+        self.by_fd[fd] = handler
+        self.epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self.by_fd.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
+    def _end(self, reason: str) -> None:
+        self.ended = True
+
+    def give_up(self, reason: str) -> None:
+        """Tell the driver why, and end with everything."""
+        try:
+            self.sock.settimeout(1.0)
+            self.sock.sendall(protocol.frame(protocol.FATAL, reason.encode()))
+        finally:
+            for pid in children(os.getpid()):
+                _kill(pid)
+            os._exit(1)
+
+    def _finish(self) -> None:
+        """End every process of the session, pass on what was printed, and go."""
+        control.stop_all()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline:
+            idle = [w for w in self.workers.values() if not control.process_view(w.slot)[3]]
+            if not any(_running(w) for w in idle):
+                break
+            waiting = select.poll()
+            for w in idle:
+                waiting.register(w.pidfd, select.POLLIN)
+            waiting.poll(5)
+        for w in self.workers.values():
+            self._drain(w)
+        # What is left, and what it leaves behind: orphans come to us, a subreaper.
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            left = children(os.getpid())
+            for pid in left:
+                _kill(pid)
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                break
+            if left:
+                time.sleep(0.001)
+        for w in self.workers.values():
+            self._drain(w)
+        self.sock.settimeout(1.0)
+        try:
+            while self.outbox:
+                self.sock.sendall(self.outbox.popleft())
+        except OSError:
+            pass
+        os._exit(0)
+
+    # ---- the driver and its calls ----------------------------------------------------------
+
+    def _on_driver(self, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self._flush()
+        if not events & (select.EPOLLIN | select.EPOLLHUP):
+            return
+        try:
+            data = self.sock.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.ended = True
+            return
+        for kind, payload in self.frames.feed(data):
+            if kind == protocol.STOP:
+                self.ended = True
+            elif kind == protocol.CALL:
+                self._send(self._answer(payload))
+
+    def _on_worker_call(self, worker: Worker, events: int) -> None:
+        try:
+            data = worker.link.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._unwatch(worker.link.fileno())
+            return
+        for kind, payload in worker.frames.feed(data):
+            if kind == protocol.CALL:
+                worker.link.setblocking(True)
+                worker.link.settimeout(1.0)
+                try:
+                    worker.link.sendall(self._answer(payload))
+                except OSError:
+                    pass
+                worker.link.setblocking(False)
+
+    def _answer(self, payload: bytes) -> bytes:
+        number, operation, args = pickle.loads(payload)
+        try:
+            value = getattr(self, "call_" + operation)(*args)
+            return protocol.pickled(protocol.REPLY, (number, True, value))
+        except Exception as error:
+            return protocol.pickled(protocol.REPLY, (number, False, error))
+
+    def call_shape(self, request: dict[str, float]) -> tuple[int | None, str | None]:
+        """Number of a shape of resources, or why it can never be met."""
+        key = frozenset((k, float(v)) for k, v in request.items() if v or k == "CPU")
+        found = self.shapes.get(key)
+        if found is not None:
+            return found, None
+        reason = self.scheduler.why_infeasible(request)
+        if reason is not None:
+            return None, reason
+        number = len(self.shapes)
+        if number > 65535:
+            return None, "is one shape too many: a session knows at most 65,535"
+        self.shapes[key] = number
+        self.feed(m.ShapeRegistered(number, request))
+        return number, None
+
+    def call_resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """(all, available) resources."""
+        self.look()
+        free = control.token_counts()[0]
+        return self.scheduler.totals(), self.scheduler.available(free)
+
+    def call_workers(self) -> list[dict[str, Any]]:
+        """What the workers are doing."""
+        out = []
+        for w in self.workers.values():
+            _, blocked, shaped, current, ran = control.process_view(w.slot)
+            task = control.task_view(current) if current else None
+            out.append(
+                {
+                    "pid": w.pid,
+                    "slot": w.slot,
+                    "up": w.up,
+                    "blocked": bool(blocked),
+                    "task": definitions.name_of(task[5]) if task else None,
+                    "ran": ran,
+                }
+            )
+        return out
+
+    def call_explain(self, task: int) -> str:
+        """Where a task stands, for the line that a long wait prints."""
+        view = control.task_view(task)
+        if view is None:
+            return "finished"
+        status, attempt, _, shape, _, func = view
+        name = definitions.name_of(func)
+        again = f" (attempt {attempt + 1})" if attempt else ""
+        if status in (3, 4):
+            for w in self.workers.values():
+                v = control.process_view(w.slot)
+                if v[3] == task:
+                    doing = "waits in pid" if v[1] else "runs in pid"
+                    return f"{name}{again} {doing} {w.pid}"
+            return f"{name}{again} runs"
+        if status == 1:
+            return f"{name} waits for its arguments"
+        if shape:
+            why = self.scheduler.why_waiting(task, control.token_counts()[0])
+            return f"{name} is queued: {why or 'for resources'}"
+        return f"{name} is queued for a CPU"
+
+    def _send(self, data: bytes) -> None:
+        self.outbox.append(data)
+        self.outbox_bytes += len(data)
+        self._flush()
+
+    def _flush(self) -> None:
+        while self.outbox:
+            data = self.outbox[0]
+            try:
+                n = self.sock.send(data)
+            except BlockingIOError:
+                n = 0
+            except OSError:
+                self.outbox.clear()
+                self.outbox_bytes = 0
+                self.ended = True
+                return
+            self.outbox_bytes -= n
+            if n < len(data):
+                self.outbox[0] = data[n:]
+                break
+            self.outbox.popleft()
+        if self.sock.fileno() in self.by_fd:
+            wanted = select.EPOLLIN | (select.EPOLLOUT if self.outbox else 0)
+            self.epoll.modify(self.sock.fileno(), wanted)
+
+    # ---- shared memory has news ------------------------------------------------------------
+
+    def _on_bell(self, events: int) -> None:
+        try:
+            os.read(self.bell, 8)
+        except BlockingIOError:
+            return
+        self.look()
+
+    def look(self) -> None:
+        """Find out what has changed in shared memory and tell the scheduler."""
+        self._look_at_workers()
+        for task, shape, depth in control.new_shaped_tasks():
+            if task in self.shaped:
+                self.feed(m.TaskUrgent(task))
+            else:
+                self.shaped[task] = shape
+                self.feed(m.TaskSubmitted(task, shape, depth))
+        if self.shaped:
+            ready = control.ready_tasks()
+            running = control.token_counts()[2]
+            self.feed(m.FastDemand(ready + running if ready else 0))
+        self._count_tokens()
+        if control.take_spawn_request():
+            self.feed(m.NeedWorker(1))
+        elif self.scheduler.short_of_workers and control.idle_workers():
+            for w in self.workers.values():
+                if w.up and w.task is None:
+                    self.feed(m.WorkerReady(w.slot))
+                    break
+        if self.sweeps != control.sweeps():
+            self.sweeps = control.sweeps()
+            tasks.sweep()
+            recovery.release_empty()
+            self._send(protocol.frame(protocol.SWEEP))
+            control.wake_workers()
+
+    def _look_at_workers(self) -> None:
+        blocked = 0
+        for w in list(self.workers.values()):
+            status, is_blocked, shaped, _, _ = control.process_view(w.slot)
+            if not w.up and status == PROC_ALIVE:
+                w.up = True
+                self.feed(m.WorkerReady(w.slot))
+            if w.task is None:
+                blocked += is_blocked
+                continue
+            if w.state in (SHAPED_RUNS,) and shaped in (SHAPED_BLOCKED, SHAPED_WANTS):
+                w.state = SHAPED_BLOCKED
+                self.feed(m.WorkerBlocked(w.slot))
+            if w.state == SHAPED_BLOCKED and shaped == SHAPED_WANTS:
+                w.state = SHAPED_WANTS
+                self.feed(m.WorkerUnblocked(w.slot))
+            if shaped == SHAPED_NONE:
+                self._task_ended(w)
+        if blocked != self.fast_blocked:
+            self.fast_blocked = blocked
+            self.feed(m.FastBlocked(blocked))
+
+    def _task_ended(self, worker: Worker) -> None:
+        """A worker is through with the task that it was given."""
+        task, worker.task = worker.task, None
+        assert task is not None
+        self.feed(m.TaskFinished(task, worker.slot))
+        shape = self.shaped.pop(task, 0)
+        view = control.task_view(task)
+        if view is not None and view[0] == TASK_NODE:
+            # A retry after an exception: its worker has queued it again.
+            self.shaped[task] = shape
+            self.feed(m.TaskSubmitted(task, shape, view[4]))
+
+    def _count_tokens(self) -> None:
+        extra = control.token_counts()[1] - self.scheduler.held_tokens
+        if extra > 0:
+            self.feed(m.TokensAcquired(extra))
+
+    # ---- the scheduler ---------------------------------------------------------------------
+
+    def feed(self, event: m.Event) -> None:
+        """Hand the scheduler an event, and carry out what it says, and what follows from that."""
+        self.queue.append(event)
+        if len(self.queue) > 1:
+            return  # the call that is under way will come to it
+        while self.queue:
+            for instruction in self.scheduler.handle(self.queue[0]):
+                self._carry_out(instruction)
+            self.queue.popleft()
+
+    def _carry_out(self, i: m.Instruction) -> None:
+        match i:
+            case m.Assign():
+                self._assign(i)
+            case m.ResumeWorker():
+                self.workers[i.worker].state = SHAPED_RUNS
+                control.resume(i.worker)
+            case m.WantTokens():
+                got = control.take_tokens(i.count)
+                control.want_tokens(i.count - got)
+                if got:
+                    self.queue.append(m.TokensAcquired(got))
+            case m.ReleaseTokens():
+                control.give_tokens(i.count)
+            case m.StartWorker():
+                self._start_worker()
+            case m.StopWorker():
+                slot = control.retire_idle()
+                if slot is not None:
+                    self.workers[slot].retired = True
+            case m.Requeue():
+                self.shaped.pop(i.task, None)
+                control.requeue(i.task, i.attempt)
+            case m.FailTask():
+                self._fail(i.task, i.reason)
+            case m.CapReached():
+                self._refuse(i)
+            case m.PoolBroken():
+                text = (
+                    f"{i.failures} workers in a row ended while they were starting; their output "
+                    "above says why"
+                )
+                self._send(protocol.frame(protocol.FATAL, text.encode()))
+
+    def _assign(self, i: m.Assign) -> None:
+        gpus = ",".join(self.gpu_names[g] for g in i.gpu_ids)
+        cpus = from_units(i.allocation.request.cpu)
+        lease = f"{gpus};{cpus:g}"
+        slot = control.assign(i.task, lease)
+        deadline = time.monotonic() + 0.0005
+        while slot is None and self._about_to_park() and time.monotonic() < deadline:
+            slot = control.assign(i.task, lease)
+        if slot is None:
+            self.queue.append(m.AssignFailed(i.task))
+            return
+        worker = self.workers[slot]
+        if worker.task is not None:
+            self._task_ended(worker)  # it parked before its last task's end was seen here
+        worker.task = i.task
+        worker.state = SHAPED_RUNS
+        self.queue.append(m.Assigned(i.task, slot))
+
+    def _about_to_park(self) -> bool:
+        """Whether some worker looks for work at this moment: it gives up after some 50 us."""
+        return any(
+            w.up and w.task is None and not w.retired and not control.process_view(w.slot)[3]
+            for w in self.workers.values()
+        )
+
+    def _refuse(self, i: m.CapReached) -> None:
+        """Nothing can move at the limit of processes: the wait of the deepest task is to raise."""
+        blocked = [w.slot for w in self.workers.values() if control.process_view(w.slot)[1]]
+        if blocked:
+            control.refuse(max(blocked, key=control.depth_of), i.cap)
+
+    # ---- workers ---------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        worker = fork_worker(self.context, self.config, self._close_in_child)
+        if worker is None:
+            return
+        self.workers[worker.slot] = worker
+        self._watch(worker.pidfd, lambda _, w=worker: self._on_death(w))
+        for pipe in worker.pipes:
+            self._watch(pipe.fd, lambda _, w=worker, p=pipe: self._on_output(w, p))
+        self._watch(worker.link.fileno(), lambda e, w=worker: self._on_worker_call(w, e))
+
+    def _close_in_child(self) -> None:
+        """In a freshly forked worker: close what is the node's."""
+        self.epoll.close()
+        self.sock.close()
+        os.close(self.driver_fd)
+        for w in self.workers.values():
+            for pipe in w.pipes:
+                os.close(pipe.fd)
+            w.link.close()
+            os.close(w.pidfd)
+
+    def _on_output(self, worker: Worker, pipe: Any) -> None:
+        if self.outbox_bytes > BACKLOG:
+            # The driver does not keep up: leave it in the pipe, which makes the worker wait.
+            time.sleep(0.001)
+            return
+        frames, end = pipe.read(worker.pid)
+        for data in frames:
+            self._send(data)
+        if end:
+            self._unwatch(pipe.fd)
+
+    def _drain(self, worker: Worker) -> None:
+        for pipe in worker.pipes:
+            end = False
+            while not end:
+                frames, end = pipe.read(worker.pid)
+                for data in frames:
+                    self._send(data)
+                if not frames:
+                    break
+
+    def _on_death(self, worker: Worker) -> None:
+        worker.process.join(0)
+        code = worker.process.exitcode
+        self._drain(worker)
+        for fd in (worker.pidfd, worker.link.fileno(), *(p.fd for p in worker.pipes)):
+            self._unwatch(fd)
+        slot = worker.slot
+        lost = control.lost_task(slot)
+        worker.close()
+        # While it is being cleared up the worker is still in the books.
+        what, signal_name, exit_code = describe_exit(code)
+        owner = OwnerDiedError(
+            f"the worker that submitted this task (pid={worker.pid}) {what} before the task started"
+        )
+        recovery.recover(slot, owner)
+        del self.workers[slot]
+        if worker.task is not None:
+            self.shaped.pop(worker.task, None)
+        self.feed(m.WorkerDied(slot))
+        if lost is not None:
+            task, started = lost
+            view = control.task_view(task)
+            if view is not None:
+                self.crash = (worker.pid, what, signal_name, exit_code)
+                self.feed(m.TaskLost(task, started, view[1], view[2]))
+        control.wake_everyone()
+        self.look()
+
+    def _fail(self, task: int, reason: str) -> None:
+        view = control.task_view(task)
+        if view is None:
+            return
+        pid, what, signal_name, exit_code = self.crash
+        name = definitions.name_of(view[5])
+        text = f"task {name}: its worker (pid={pid}) {what} while it ran"
+        if view[1]:
+            text += f", as in {view[1]} attempt(s) before"
+        control.fail(task, WorkerCrashedError(text, name, pid, signal_name, exit_code))
+
+
+def _running(worker: Worker) -> bool:
+    worker.process.join(0)
+    return worker.process.exitcode is None
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def main(memory: int, sock: int, bell: int, driver: int) -> None:
+    """Be the node process.
+
+    Parameters
+    ----------
+    memory, sock, bell : int
+        Inherited descriptors.
+    driver : int
+        Process ID of the driver.
+    """
+    shell = Shell(memory, sock, bell, driver)
+    try:
+        shell.run()
+    except BaseException:
+        # Not a normal exit: that would wait for the workers, which wait for us.
+        text = traceback.format_exc()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        shell.give_up(f"it met an error of its own: {text.splitlines()[-1]}")

@@ -1,0 +1,119 @@
+"""Options of remote functions: which there are, and what is a valid value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Options of Ray's that mean something on a cluster only: accepted, without effect.
+CLUSTER_ONLY = frozenset(
+    {"accelerator_type", "scheduling_strategy", "runtime_env", "_metadata", "label_selector"}
+)
+
+DEFAULTS: dict[str, Any] = {
+    "num_cpus": None,
+    "num_gpus": None,
+    "resources": None,
+    "memory": None,
+    "num_returns": 1,
+    "max_calls": None,
+    "max_retries": 3,
+    "retry_exceptions": False,
+    "name": None,
+}
+
+
+def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, Any]:
+    """The options, with their defaults' names, or an error that says what is wrong.
+
+    Raises
+    ------
+    TypeError
+        An unknown option, or a value of the wrong type.
+    ValueError
+        A value out of range.
+    """
+    out: dict[str, Any] = {}
+    for key, value in given.items():
+        name = "num_returns" if key == "num_return_vals" else key
+        if name in CLUSTER_ONLY:
+            continue
+        if name not in DEFAULTS:
+            raise TypeError(
+                f"{what} has no option {key!r}; there are {', '.join(sorted(DEFAULTS))}"
+            )
+        if name in out:
+            raise TypeError(f"{what}: num_return_vals is the old name of num_returns; give one")
+        out[name] = value
+    for name in ("num_cpus", "num_gpus", "memory"):
+        if out.get(name) is not None:
+            _amount(out[name], name, what)
+    if out.get("num_gpus") is not None and out["num_gpus"] > 1 and out["num_gpus"] % 1:
+        raise ValueError(
+            f"{what}: num_gpus above 1 is a whole number, not {out['num_gpus']!r}: "
+            "a task gets whole GPUs, or a part of one"
+        )
+    resources = out.get("resources")
+    if resources is not None:
+        if not isinstance(resources, Mapping):
+            raise TypeError(f"{what}: resources is a dict of name to amount, not {resources!r}")
+        for key, value in resources.items():
+            if not isinstance(key, str) or not key:
+                raise TypeError(f"{what}: a resource's name is a string, not {key!r}")
+            if key in ("CPU", "GPU", "memory"):
+                option = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}[key]
+                raise ValueError(f"{what}: ask for {key} with {option}=, not in resources")
+            _amount(value, f"resources[{key!r}]", what)
+        out["resources"] = dict(resources)
+    if "num_returns" in out:
+        _whole(out["num_returns"], "num_returns", what, 0, 65535)
+    if out.get("max_calls") is not None:
+        _whole(out["max_calls"], "max_calls", what, 0, 2**31 - 1)
+    if "max_retries" in out:
+        _whole(out["max_retries"], "max_retries", what, -1, 32767)
+    if "retry_exceptions" in out:
+        out["retry_exceptions"] = _exceptions(out["retry_exceptions"], what)
+    if out.get("name") is not None and not isinstance(out["name"], str):
+        raise TypeError(f"{what}: name is a string, not {out['name']!r}")
+    return out
+
+
+def _amount(value: Any, name: str, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what}: {name} is a number, not {value!r}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{what}: {name} is 0 or more and finite, not {value!r}")
+
+
+def _whole(value: Any, name: str, what: str, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what}: {name} is a whole number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{what}: {name} is between {low} and {high}, not {value}")
+
+
+def _exceptions(value: Any, what: str) -> bool | tuple[type, ...]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (list, tuple)) and all(
+        isinstance(c, type) and issubclass(c, BaseException) for c in value
+    ):
+        return tuple(value)
+    raise TypeError(
+        f"{what}: retry_exceptions is True, False or a list of exception classes, not {value!r}"
+    )
+
+
+def resource_request(options: Mapping[str, Any]) -> dict[str, float]:
+    """What a call asks for, by resource name; ``{"CPU": 1}`` is the default shape."""
+    request: dict[str, float] = {}
+    cpus = options.get("num_cpus")
+    request["CPU"] = 1 if cpus is None else cpus
+    if options.get("num_gpus"):
+        request["GPU"] = options["num_gpus"]
+    if options.get("memory"):
+        request["memory"] = options["memory"]
+    for name, amount in (options.get("resources") or {}).items():
+        if amount:
+            request[name] = amount
+    return request

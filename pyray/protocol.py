@@ -1,0 +1,103 @@
+"""Frames on the sockets between the node and the driver, and the node and its workers.
+
+A frame is a fixed header (kind, length) and so many bytes.  The length is checked against a cap
+before anything is read, and only calls and replies are unpickled.  The sockets are inherited pairs:
+no other process can get at them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+from typing import Any
+
+HEADER = struct.Struct("<BxxxI")
+CAP = 1 << 28
+
+CONFIG = 1  # driver -> node: pickled NodeConfig fields, once
+HELLO = 2  # node -> driver: it is up
+CALL = 3  # driver or worker -> node: pickled (number, operation, arguments)
+REPLY = 4  # node -> caller: pickled (number, ok, value)
+OUTPUT = 5  # node -> driver: stream, pid, name and a line of a worker's
+SWEEP = 6  # node -> driver: let go of what is held for nothing
+STOP = 7  # driver -> node: the session ends
+FATAL = 8  # node -> driver: why it cannot go on
+OUTPUT_HEAD = struct.Struct("<BxxxIH")
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    """A frame, ready to send."""
+    if len(payload) > CAP:
+        raise ValueError(f"a message of {len(payload)} bytes is over the limit of {CAP}")
+    return HEADER.pack(kind, len(payload)) + payload
+
+
+def pickled(kind: int, value: Any) -> bytes:
+    return frame(kind, pickle.dumps(value, protocol=5))
+
+
+def output(stream: int, pid: int, name: bytes, line: bytes) -> bytes:
+    """A line that a worker printed (stream 1 or 2)."""
+    return frame(OUTPUT, OUTPUT_HEAD.pack(stream, pid, len(name)) + name + line)
+
+
+def split_output(payload: bytes) -> tuple[int, int, str, str]:
+    """(stream, pid, name, line) of an OUTPUT frame."""
+    stream, pid, length = OUTPUT_HEAD.unpack_from(payload)
+    name = payload[OUTPUT_HEAD.size : OUTPUT_HEAD.size + length].decode("utf-8", "replace")
+    line = payload[OUTPUT_HEAD.size + length :].decode("utf-8", "replace")
+    return stream, pid, name, line
+
+
+class Frames:
+    """Takes in bytes as they come and gives out whole frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """The frames that are complete with these bytes.
+
+        Raises
+        ------
+        ValueError
+            A length over the cap: this is not one of our peers.
+        """
+        self._buffer += data
+        out = []
+        at = 0
+        while len(self._buffer) - at >= HEADER.size:
+            kind, length = HEADER.unpack_from(self._buffer, at)
+            if length > CAP:
+                raise ValueError(f"a frame of {length} bytes is over the limit of {CAP}")
+            end = at + HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            out.append((kind, bytes(self._buffer[at + HEADER.size : end])))
+            at = end
+        del self._buffer[:at]
+        return out
+
+
+def read_frame(sock: socket.socket) -> tuple[int, bytes] | None:
+    """The next frame of a blocking socket, or None at its end."""
+    head = _read(sock, HEADER.size)
+    if head is None:
+        return None
+    kind, length = HEADER.unpack(head)
+    if length > CAP:
+        raise ValueError(f"a frame of {length} bytes is over the limit of {CAP}")
+    payload = _read(sock, length)
+    return None if payload is None else (kind, payload)
+
+
+def _read(sock: socket.socket, n: int) -> bytes | None:
+    parts = []
+    while n:
+        data = sock.recv(min(n, 1 << 20))
+        if not data:
+            return None
+        parts.append(data)
+        n -= len(data)
+    return b"".join(parts)

@@ -1,0 +1,304 @@
+"""The remote decorator for functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyray import definitions
+from pyray._core import shm, tasks
+from pyray.options import DEFAULTS, check_options, resource_request
+
+# Codes of a function's flags (the inspect module is not imported for them: it costs 10 ms).
+_VARARGS, _VARKEYWORDS = 0x04, 0x08
+
+
+class RemoteFunction:
+    """A function whose calls run in worker processes; made by :func:`pyray.remote`.
+
+    Attributes
+    ----------
+    remote : callable
+        ``f.remote(*args, **kwargs)`` submits a call and returns its ObjectID at once: a list of
+        them with ``num_returns`` above 1, None with 0.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote
+    ... def double(x):
+    ...     return 2 * x
+    >>> ray.get(double.remote(21))
+    42
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        options: dict[str, Any],
+        shared: _Shared | None = None,
+    ) -> None:
+        self._function = function
+        self._options = {**DEFAULTS, **options}
+        self._shared = shared or _Shared(function)
+        name = self._options["name"] or getattr(function, "__name__", None)
+        self._name: str = name or type(function).__name__
+        self.__name__ = getattr(function, "__name__", self._name)
+        self.__qualname__ = getattr(function, "__qualname__", self._name)
+        self.__module__ = getattr(function, "__module__", None) or "builtins"
+        self.__doc__ = getattr(function, "__doc__", None)
+        self.__wrapped__ = function
+        self.remote = tasks.Caller(self, self._bind, self._check_call)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"the remote function {self._name} cannot be called directly: call "
+            f"{self._name}.remote(...) and get() the result"
+        )
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self.__module__}.{self.__qualname__})"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> RemoteFunction:
+        # Without this a remote function kept as a class attribute would still work, but
+        # `instance.f.remote(x)` reads as if it passed the instance: it does not.
+        return self
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options for the calls made through what this returns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An unknown option or a bad value.
+
+        Examples
+        --------
+        >>> import pyray as ray
+        >>> @ray.remote
+        ... def pair():
+        ...     return 1, 2
+        >>> ray.get(pair.options(num_returns=2).remote())
+        [1, 2]
+        """
+        changed = check_options(options, f"{self._name}.options()")
+        return RemoteFunction(self._function, {**self._options, **changed}, self._shared)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = {k: v for k, v in self._options.items() if v != DEFAULTS[k]}
+        if shm.attached() and not shm.forked():
+            # By number, not by value: a function may refer to itself, or to one that refers back.
+            return _rebuild, (self._shared.reference(self._name), self._name, given)
+        return RemoteFunction, (self._function, given)
+
+    # -- binding to a session
+
+    def _bind(self, caller: Any) -> Callable[..., Any] | None:
+        """Fill in what a call needs of the session; called at the first call in each."""
+        from pyray import session
+
+        current = session.require()
+        low, high = self._shared.arity()
+        caller.min_args, caller.max_args = low, high
+        options = self._options
+        caller.nreturns = options["num_returns"]
+        caller.max_retries = options["max_retries"]
+        caller.retry_exceptions = bool(options["retry_exceptions"])
+        request = resource_request(options)
+        if current.local_mode:
+            current.check_feasible(request, self._name)
+            return self._run_here
+        caller.shape = current.shape(request, self._name)
+        caller.func = self._shared.number(self._meta())
+        caller.bound()
+        return None
+
+    def _meta(self) -> tuple[Any, ...]:
+        retry = self._options["retry_exceptions"]
+        max_calls = self._options["max_calls"]
+        if max_calls is None:
+            # As Ray's: a process that has used a GPU keeps its memory until it ends.
+            max_calls = 1 if self._options["num_gpus"] else 0
+        return (self._name, retry if isinstance(retry, tuple) else None, max_calls)
+
+    def _check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._shared.check_call(self._name, args, kwargs)
+
+    def _run_here(self, *args: Any, **kwargs: Any) -> Any:
+        """local_mode: run the call now, in this process."""
+        from pyray import local_mode
+
+        self._check_call(args, kwargs)
+        return local_mode.call(self._function, self._name, self._options, args, kwargs)
+
+
+class _Shared:
+    """What a remote function and its ``.options()`` variants have in common."""
+
+    def __init__(self, function: Callable[..., Any] | None, reference: int | None = None) -> None:
+        self._function = function
+        self._reference = reference  # number of its definition, if it came from another process
+        self._numbers: dict[Any, int] = {}
+        self._epoch = -1
+        self._accepted: set[Any] = set()
+        self._signature: Any = None
+
+    def function(self) -> Callable[..., Any]:
+        if self._function is None:
+            assert self._reference is not None
+            self._function = definitions.import_definition(self._reference)
+        return self._function
+
+    def _fresh(self) -> None:
+        if self._epoch != shm.epoch():
+            self._numbers.clear()
+            self._epoch = shm.epoch()
+
+    def reference(self, name: str) -> int:
+        """Number of the bare function's definition."""
+        self._fresh()
+        if self._reference is not None:
+            return self._reference
+        return definitions.export(self._function, extra=(name, None, 0))
+
+    def number(self, meta: tuple[Any, ...]) -> int:
+        """Number of the definition of the function with this name, retry classes and max_calls."""
+        self._fresh()
+        number = self._numbers.get(meta)
+        if number is None:
+            number = self.reference(meta[0])
+            if self._reference is not None or self._numbers or meta[1:] != (None, 0):
+                number = definitions.export(number, key=meta, extra=meta)
+            self._numbers[meta] = number
+        return number
+
+    def arity(self) -> tuple[int, int]:
+        """Least and greatest number of positional arguments that need no closer look."""
+        if self._function is None:
+            return 0, 2**31  # the worker that runs it will say
+        code = getattr(self._function, "__code__", None)
+        if code is None or not hasattr(code, "co_flags"):
+            return 0, -1
+        required = getattr(self._function, "__kwdefaults__", None) or {}
+        if code.co_kwonlyargcount > len(required) or hasattr(self._function, "__wrapped__"):
+            return 0, -1
+        bound = 1 if getattr(self._function, "__self__", None) is not None else 0
+        most = code.co_argcount - bound
+        least = most - len(getattr(self._function, "__defaults__", None) or ())
+        if code.co_flags & _VARARGS:
+            most = 2**31
+        return least, most
+
+    def check_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise the TypeError that the call would raise, without making it."""
+        shape = (len(args), *kwargs)
+        if shape in self._accepted:
+            return
+        if self._signature is None:
+            import inspect
+
+            try:
+                self._signature = inspect.signature(self.function())
+            except (TypeError, ValueError):
+                self._signature = False  # a builtin that does not tell
+        if self._signature:
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError as problem:
+                raise TypeError(f"{name}.remote(): {problem}") from None
+        if len(self._accepted) < 1000:
+            self._accepted.add(shape)
+
+
+def _rebuild(reference: int, name: str, options: dict[str, Any]) -> RemoteFunction:
+    """A remote function in another process: its body is looked up when it is needed."""
+    shared = _Shared(None, reference)
+    function = _Placeholder(name)
+    return RemoteFunction(function, {**options, "name": options.get("name") or name}, shared)
+
+
+class _Placeholder:
+    """Stands for a function whose definition has not been needed here."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+        self.__qualname__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.__name__} is a remote function: call {self.__name__}.remote(...)")
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function remote: its calls run in worker processes.
+
+    Bare (``@remote``) or with options (``@remote(num_cpus=2)``); also ``remote(function)``, which is
+    how Cython functions are made remote.
+
+    Parameters
+    ----------
+    num_cpus : float, default 1
+        CPUs that a call holds while it runs; given back while it waits in ``get`` or ``wait``.
+    num_gpus : float, default 0
+        GPUs that a call holds until it ends; see :func:`pyray.get_gpu_ids`.
+    resources : dict of str to float, optional
+        Custom resources, by the names given to :func:`pyray.init`.
+    memory : int, optional
+        Bytes of memory to reserve.
+    num_returns : int, default 1
+        Number of values that the function returns (as a tuple or list); each gets an ObjectID.
+        ``num_return_vals`` is its old name.
+    max_calls : int, default 0
+        A worker that has run the function this often is replaced; 0: never. 1 for GPU tasks.
+    max_retries : int, default 3
+        How often a call is run again when its worker dies; -1: without limit.
+    retry_exceptions : bool or list of exception classes, default False
+        Whether (or after which exceptions) a call that raises is run again, `max_retries` times.
+    name : str, optional
+        Name in errors and output; default: the function's.
+
+    Returns
+    -------
+    RemoteFunction
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something that is not a function, an unknown option, a bad value.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote(num_returns=2)
+    ... def divide(a, b):
+    ...     return divmod(a, b)
+    >>> ray.get(divide.remote(7, 2))
+    [3, 1]
+    """
+    if len(args) == 1 and not options and callable(args[0]):
+        return _make(args[0], {})
+    if args or not options:
+        raise TypeError(
+            "remote is used as @remote, as @remote(option=...), or as remote(function); "
+            f"it was given {args[0]!r}"
+            if args
+            else "remote() needs a function or options: @remote, or @remote(num_cpus=2)"
+        )
+    checked = check_options(options)
+
+    def decorate(function: Any) -> Any:
+        return _make(function, checked)
+
+    return decorate
+
+
+def _make(function: Any, options: dict[str, Any]) -> RemoteFunction:
+    if isinstance(function, RemoteFunction):
+        raise TypeError(f"{function._name} is a remote function already")
+    if isinstance(function, type):
+        raise TypeError(
+            f"{function.__name__} is a class: remote classes (actors) are not there yet; make a "
+            "function that uses it remote"
+        )
+    if not callable(function):
+        raise TypeError(f"remote needs a function, not {function!r}")
+    return RemoteFunction(function, options)

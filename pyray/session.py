@@ -1,0 +1,454 @@
+"""The session of this process: starting the node, talking to it, ending it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from pyray import protocol
+from pyray._core import control, shm, store, tasks
+from pyray.exceptions import InfeasibleResourcesError, NodeDiedError, SessionError
+
+MAX_PROCESSES = 250
+RECORD_BYTES = 2 << 30
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+# A wait that takes so long says once what it waits for.
+LONG_WAIT_SECONDS = 10.0
+
+# Options of Ray's init that mean something on a cluster only: accepted, without effect.
+CLUSTER_ONLY = frozenset(
+    {
+        "configure_logging", "dashboard_host", "dashboard_port", "include_dashboard",
+        "job_config", "labels", "log_to_driver_filter", "logging_config", "logging_format",
+        "runtime_env", "storage", "_node_ip_address", "_plasma_directory",
+        "_redis_password", "_redis_username", "_system_config", "_temp_dir",
+        "_memory", "_metrics_export_port", "_tracing_startup_hook", "_enable_object_reconstruction",
+        "object_spilling_directory", "enable_resource_isolation", "system_reserved_cpu",
+        "system_reserved_memory", "_cgroup_path", "_driver_object_store_memory",
+    }
+)  # fmt: skip
+
+_current: Session | WorkerSession | None = None
+_lock = threading.RLock()
+
+
+class Resources:
+    """What both kinds of session know about resources: shapes by number."""
+
+    config: dict[str, Any]
+
+    def __init__(self) -> None:
+        self._shapes: dict[frozenset[tuple[str, float]], int] = {}
+
+    def call(self, operation: str, *args: Any) -> Any:
+        raise NotImplementedError
+
+    def shape(self, request: dict[str, float], name: str) -> int:
+        """Number of a shape of resources; 0 is one CPU.
+
+        Raises
+        ------
+        InfeasibleResourcesError
+            It is more than the session has in all.
+        """
+        if request == {"CPU": 1} and self.config["num_cpus"] >= 1:
+            return 0
+        key = frozenset(request.items())
+        number = self._shapes.get(key)
+        if number is None:
+            number, reason = self.call("shape", request)
+            if number is None:
+                raise InfeasibleResourcesError(f"{name} {reason}")
+            self._shapes[key] = number
+        return number
+
+
+class WorkerSession(Resources):
+    """The session as a worker sees it."""
+
+    local_mode = False
+
+    def __init__(self, node: Any, config: dict[str, Any]) -> None:
+        super().__init__()
+        self._node = node
+        self.config = config
+
+    def call(self, operation: str, *args: Any) -> Any:
+        return self._node.call(operation, *args)
+
+
+class Session(Resources):
+    """The driver's session.
+
+    Parameters
+    ----------
+    config : dict
+        As `pyray.node.shell.Shell` reads it.
+    memory : int
+        Descriptor of the session's memory.
+    """
+
+    def __init__(self, config: dict[str, Any], memory: int) -> None:
+        super().__init__()
+        self.config = config
+        self.local_mode: bool = config["local_mode"]
+        self._replies: dict[int, Any] = {}
+        self._reply_arrived = threading.Condition()
+        self._numbers = 0
+        self._send_lock = threading.Lock()
+        self._hello = threading.Event()
+        self._failure: str | None = None
+        self._stopping = False
+        self._long_waits: dict[int, float] = {}
+        self.node: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+        self._reader: threading.Thread | None = None
+        self._bell = -1
+        if not self.local_mode:
+            self._start_node(memory)
+        shm.attach(memory, 0)
+        control.set_bell(self._bell)
+        tasks.reset()
+
+    def _start_node(self, memory: int) -> None:
+        if not sys.executable:
+            os.close(memory)
+            raise SessionError(
+                "sys.executable is empty, so pyray cannot start its node process; set it to the "
+                "path of this Python before init()"
+            )
+        ours, theirs = socket.socketpair()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "__main__.py")
+        arguments = [memory, theirs.fileno(), self._bell, os.getpid()]
+        command = [sys.executable, "-P", entry, *map(str, arguments)]
+        try:
+            self.node = subprocess.Popen(
+                command,
+                pass_fds=(memory, theirs.fileno(), self._bell),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            ours.close()
+            os.close(self._bell)
+            os.close(memory)
+            raise SessionError(f"starting the node process ({command[0]}) failed: {error}") from None
+        finally:
+            theirs.close()
+        self._sock = ours
+        ours.sendall(protocol.pickled(protocol.CONFIG, self.config))
+        self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
+        self._reader.start()
+
+    def wait_until_up(self) -> None:
+        """Wait for the node's first word."""
+        if self.local_mode:
+            return
+        if not self._hello.wait(START_SECONDS) or self._failure:
+            reason = self._failure or f"it did not answer within {START_SECONDS:g} s"
+            raise SessionError(f"the node process did not come up: {reason}")
+
+    # ---- what the node says ----------------------------------------------------------------
+
+    def _read(self) -> None:
+        assert self._sock is not None
+        import pickle
+
+        while True:
+            try:
+                got = protocol.read_frame(self._sock)
+            except (OSError, ValueError):
+                got = None
+            if got is None:
+                break
+            kind, payload = got
+            if kind == protocol.OUTPUT:
+                self._print(payload)
+            elif kind == protocol.REPLY:
+                number, ok, value = pickle.loads(payload)
+                with self._reply_arrived:
+                    self._replies[number] = (ok, value)
+                    self._reply_arrived.notify_all()
+            elif kind == protocol.HELLO:
+                self._hello.set()
+            elif kind == protocol.SWEEP:
+                tasks.sweep()
+            elif kind == protocol.FATAL:
+                self._broken(payload.decode())
+        if not self._stopping:
+            self._broken(self._how_node_ended())
+
+    def _how_node_ended(self) -> str:
+        assert self.node is not None
+        try:
+            code = self.node.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return f"its connection to the driver (pid={os.getpid()}) broke"
+        from pyray.node.workers import describe_exit
+
+        return f"process {self.node.pid} {describe_exit(code)[0]}"
+
+    def _broken(self, reason: str) -> None:
+        self._failure = reason
+        self._hello.set()
+        store.break_session(
+            f"the session's node process is gone ({reason}), and with it workers, queued tasks and "
+            "results that were not fetched; call init() to start anew"
+        )
+        with self._reply_arrived:
+            self._reply_arrived.notify_all()
+        self._kill_group()
+
+    def _kill_group(self) -> None:
+        """Kill what the node may have left: workers die with it, their children may not."""
+        if self.node is None:
+            return
+        import signal
+
+        try:
+            os.killpg(self.node.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    def _print(self, payload: bytes) -> None:
+        if not self.config["log_to_driver"]:
+            return
+        stream, pid, name, line = protocol.split_output(payload)
+        out = sys.stdout if stream == 1 else sys.stderr
+        try:
+            out.write(f"({name} pid={pid}) {line}\n")
+            out.flush()
+        except (AttributeError, OSError, ValueError):
+            return  # closed, or replaced by something that cannot be written to
+
+    # ---- what the node is asked ------------------------------------------------------------
+
+    def call(self, operation: str, *args: Any) -> Any:
+        """The node's answer to a call; raises what it raises there."""
+        if self.local_mode:
+            return self._answer_locally(operation, *args)
+        store.check()
+        assert self._sock is not None
+        with self._send_lock:
+            self._numbers += 1
+            number = self._numbers
+            try:
+                self._sock.sendall(protocol.pickled(protocol.CALL, (number, operation, args)))
+            except OSError:
+                raise NodeDiedError(
+                    f"the node process is gone: {self._failure or 'its socket is closed'}"
+                ) from None
+        with self._reply_arrived:
+            while number not in self._replies:
+                if self._failure or self._stopping:
+                    raise NodeDiedError(f"the node process is gone: {self._failure or 'shut down'}")
+                self._reply_arrived.wait(1.0)
+            ok, value = self._replies.pop(number)
+        if not ok:
+            raise value
+        return value
+
+    def _answer_locally(self, operation: str, *args: Any) -> Any:
+        totals = {
+            "CPU": float(self.config["num_cpus"]),
+            **({"GPU": float(self.config["num_gpus"])} if self.config["num_gpus"] else {}),
+            **{k: float(v) for k, v in self.config["resources"].items()},
+        }
+        if operation == "resources":
+            return totals, dict(totals)
+        if operation == "shape":
+            (request,) = args
+            short = [k for k, v in request.items() if v > totals.get(k, 0.0)]
+            if short:
+                return None, (
+                    f"asks for {', '.join(f'{k} {request[k]:g}' for k in short)}; this session has "
+                    f"{', '.join(f'{k} {totals.get(k, 0.0):g}' for k in short)}"
+                )
+            return 0, None
+        return []
+
+    def check_feasible(self, request: dict[str, float], name: str) -> None:
+        """Raise what `shape` would raise."""
+        self.shape(request, name)
+
+    # ---- waiting ---------------------------------------------------------------------------
+
+    def on_tick(self, seconds: float, ids: list[Any]) -> None:
+        """Called some ten times a second by a wait that takes long."""
+        tasks.sweep()
+        me = threading.get_ident()
+        if seconds < LONG_WAIT_SECONDS:
+            self._long_waits.pop(me, None)
+            return
+        if me in self._long_waits or self.local_mode:
+            return
+        self._long_waits[me] = seconds
+        missing = [i for i in ids if not store.is_ready(i)]
+        if not missing:
+            return
+        import logging
+
+        try:
+            where = self.call("explain", store.task_of(missing[0]))
+        except Exception:
+            where = "unknown"
+        logging.getLogger("pyray").warning(
+            "waiting for %.0f s for %d of %d objects; the first: %s",
+            seconds,
+            len(missing),
+            len(ids),
+            where,
+        )
+
+    # ---- the end ---------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End all processes and let go of the memory; views that are still alive keep theirs."""
+        self._stopping = True
+        shm.detach_begin()
+        if self._sock is not None:
+            try:
+                self._sock.sendall(protocol.frame(protocol.STOP))
+            except OSError:
+                pass
+            if self._reader is not None and self._reader is not threading.current_thread():
+                self._reader.join(STOP_SECONDS)
+        if self.node is not None:
+            try:
+                self.node.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.node.kill()
+                self.node.wait()
+            self._kill_group()
+        if self._sock is not None:
+            self._sock.close()
+        control.set_bell(-1)
+        if self._bell >= 0:
+            os.close(self._bell)
+        shm.detach()
+        tasks.reset()
+
+
+# ---- the one session of this process -----------------------------------------------------------
+
+
+def current() -> Session | WorkerSession | None:
+    """This process's session, if there is one."""
+    return _current
+
+
+def require() -> Session | WorkerSession:
+    """This process's session; started now, with default options, if there is none."""
+    if _current is not None:
+        store.check()
+        return _current
+    if shm.forked():
+        store.check()
+    start()
+    assert _current is not None
+    return _current
+
+
+def become_worker(node: Any, config: dict[str, Any]) -> None:
+    """In a freshly forked worker: this process's session is its node's."""
+    global _current
+    _current = WorkerSession(node, config)
+
+
+def is_initialized() -> bool:
+    """Whether there is a session that can be used."""
+    return _current is not None and not shm.forked() and not store.is_broken()
+
+
+def start(
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    log_to_driver: bool = True,
+    logging_level: Any = None,
+    local_mode: bool = False,
+    namespace: str | None = None,
+) -> Session:
+    """Begin a session; see `pyray.init` for the parameters."""
+    global _current
+    with _lock:
+        from pyray import machine
+
+        gpus = machine.gpu_names(num_gpus)
+        config = {
+            "num_cpus": machine.cpus() if num_cpus is None else num_cpus,
+            "num_gpus": len(gpus),
+            "gpus": gpus,
+            "resources": {"memory": machine.task_memory(), **(resources or {})},
+            "max_workers": MAX_PROCESSES,
+            "log_to_driver": log_to_driver,
+            "logging_level": _level(logging_level),
+            "local_mode": local_mode,
+            "namespace": namespace,
+            "sys_path": list(sys.path) if sys.path[:1] != [""] else [os.getcwd(), *sys.path[1:]],
+            "cwd": os.getcwd(),
+        }
+        size = object_store_memory or machine.default_store_memory()
+        memory = shm.create(size, RECORD_BYTES, config["num_cpus"])
+        session = Session(config, memory)
+        _current = session
+        store.set_callbacks(session.on_tick, machine.why_not_grow)
+        _set_hooks()
+        atexit.unregister(shutdown)
+        atexit.register(shutdown)
+        try:
+            session.wait_until_up()
+        except BaseException:
+            shutdown()
+            raise
+        return session
+
+
+def _set_hooks() -> None:
+    from pyray import definitions
+    from pyray._core import serializer
+
+    serializer.set_hooks(
+        store.ObjectID,
+        store.pack,
+        store.unpack,
+        definitions.export_value,
+        definitions.import_definition,
+    )
+
+
+def _level(level: Any) -> int:
+    import logging
+
+    if level is None:
+        return logging.INFO
+    if isinstance(level, str):
+        number = logging.getLevelName(level.upper())
+        if not isinstance(number, int):
+            raise ValueError(f"logging_level {level!r} is not one of logging's levels")
+        return number
+    return int(level)
+
+
+def shutdown() -> None:
+    """End the session, if there is one; called at exit too. May be called any number of times."""
+    global _current
+    if shm.forked():
+        return  # the parent's session is not ours to end
+    with _lock:
+        session, _current = _current, None
+        if isinstance(session, WorkerSession):
+            _current = session
+            raise SessionError("shutdown() is called in the driver, not in a task")
+        if session is not None:
+            atexit.unregister(shutdown)
+            session.stop()

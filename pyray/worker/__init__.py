@@ -1,0 +1,1 @@
+"""The worker process: its loop, what it prints, and how it tells of exceptions."""

@@ -1,0 +1,195 @@
+"""The worker process, from the fork to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from pyray import definitions, protocol
+from pyray._core import serializer, shm, store, tasks
+from pyray.worker.errors import make_error
+from pyray.worker.output import TaskOutput
+
+# How long `work` looks for work before it comes back here to do its chores: soon after tasks have
+# run, seldom when nothing happens.
+BUSY_SECONDS = 0.05
+IDLE_SECONDS = 5.0
+
+
+class NodeLink:
+    """Calls from a worker to the node; one at a time.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        This worker's end of a socket pair.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def call(self, operation: str, *args: Any) -> Any:
+        """What the node answers; raises what it raises."""
+        import pickle
+
+        with self._lock:
+            self._number += 1
+            self._sock.sendall(protocol.pickled(protocol.CALL, (self._number, operation, args)))
+            answer = protocol.read_frame(self._sock)
+        if answer is None:
+            raise store.NodeDiedError("the node process ended during this call")
+        _, ok, value = pickle.loads(answer[1])
+        if not ok:
+            raise value
+        return value
+
+
+def main(slot: int, out: int, err: int, link: int, config: dict[str, Any], ready: int) -> None:
+    """Be a worker until the session ends.  Never returns.
+
+    Parameters
+    ----------
+    slot : int
+        This process's number in the session.
+    out, err, link : int
+        Pipes for what is printed, and the socket to the node.
+    config : dict
+        What `init` was told.
+    ready : int
+        The parent's pid, to notice that it died before the kernel was told to tell us.
+    """
+    code = 1
+    try:
+        _become_worker(slot, out, err, link, config, ready)
+        code = _loop()
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                continue
+        # Not sys.exit: that would wait for what the user's code left behind, children included.
+        os._exit(code)
+
+
+def _become_worker(
+    slot: int, out: int, err: int, link: int, config: dict[str, Any], parent: int
+) -> None:
+    shm.die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.close(out)
+    os.close(err)
+    sys.stdout = sys.__stdout__ = TaskOutput(1)  # type: ignore[misc, assignment]
+    sys.stderr = sys.__stderr__ = TaskOutput(2)  # type: ignore[misc, assignment]
+    shm.set_process_name("pyray worker")
+    _limit_threads(os.environ, 1)
+    if config["num_gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import logging
+
+    logging.basicConfig(
+        level=config["logging_level"], format="%(levelname)s:%(name)s:%(message)s", force=True
+    )
+    from pyray import session
+
+    node = NodeLink(socket.socket(fileno=link))
+    session.become_worker(node, config)
+    tasks.set_worker_callbacks(load_function, make_error, before_shaped_task)
+    serializer.set_hooks(
+        store.ObjectID,
+        store.pack,
+        store.unpack,
+        definitions.export_value,
+        definitions.import_definition,
+    )
+    shm.adopt(slot)
+    tasks.reset()
+
+
+def _loop() -> int:
+    from pyray._core import control
+
+    seconds = BUSY_SECONDS
+    control.ring()
+    while True:
+        try:
+            ran = tasks.work(seconds)
+        except tasks.WorkerExit as e:
+            return int(e.code)
+        except KeyboardInterrupt:
+            continue  # SIGINT between two tasks
+        if control.stopping():
+            return 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        holding = tasks.sweep()
+        seconds = BUSY_SECONDS if ran or holding else IDLE_SECONDS
+
+
+def load_function(number: int) -> Any:
+    """A function by its number, ready to be called."""
+    function, extra = definitions.load(number)
+    name, retry, max_calls = extra or (None, None, 0)
+    if isinstance(function, int):
+        function = definitions.import_definition(function)
+    if name is None:
+        name = getattr(function, "__name__", "task")
+    return tasks.Function(function, name, retry, max_calls)
+
+
+def before_shaped_task(lease: str) -> None:
+    """Apply what a task with resources of its own was given; afterwards, the default again.
+
+    Parameters
+    ----------
+    lease : str
+        GPU ids as CUDA_VISIBLE_DEVICES wants them, a semicolon, and the number of CPUs: how many
+        threads numerical libraries may use.
+    """
+    from pyray import session
+
+    gpus, _, cpus = lease.partition(";")
+    if session.require().config["num_gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    _limit_threads(os.environ, max(1, int(float(cpus))), override=True)
+
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_set_by_us: set[str] = set()
+
+
+def _limit_threads(environment: Any, n: int, override: bool = False) -> None:
+    """Numerical libraries use as many threads as the task has CPUs, unless the user said otherwise.
+
+    The variables count when the library is loaded; one that is loaded already is told through
+    threadpoolctl, where that is installed.
+    """
+    for name in _THREAD_VARIABLES:
+        if name not in environment or name in _set_by_us:
+            environment[name] = str(n)
+            _set_by_us.add(name)
+    if override and "numpy" in sys.modules and _set_by_us:
+        try:
+            import threadpoolctl  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            return
+        threadpoolctl.threadpool_limits(n)

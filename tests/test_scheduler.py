@@ -1,0 +1,1186 @@
+"""The scheduler, driven by a model of the shell: rule by rule, then by random events.
+
+`Shell` is a small independent model: it has the ledger of tokens and the workers, carries out
+instructions, and checks each `Assign` against its own books and its own idea of the order.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from fractions import Fraction as F
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pyray.node import pool as m
+from pyray.node.scheduler import Scheduler, SchedulerConfig
+
+
+class Shell:
+    """Tokens, workers and tasks, as the shell of the node would keep them."""
+
+    def __init__(
+        self,
+        cpus: int = 2,
+        *,
+        grants: bool = True,
+        starts: bool = True,
+        validate: bool = True,
+        **config: Any,
+    ) -> None:
+        self.config = SchedulerConfig(num_cpus=cpus, debug=validate, **config)
+        self.s = Scheduler(self.config)
+        self.grants, self.starts, self.validate = grants, starts, validate
+        self.cpus = self.free_tokens = cpus
+        self.node_tokens = self.fast_tokens = self.want = 0
+        self.starting = 0
+        self.workers = 0
+        self.idle: list[int] = []
+        self.fast_busy: list[int] = []
+        self.fast_blocked: list[int] = []
+        self.shapes: dict[int, dict[str, F]] = {}
+        self.rejected: dict[int, str] = {}
+        self.queued: dict[int, tuple[int, int, int]] = {}
+        self.shape_of: dict[int, int] = {}
+        self.depth: dict[int, int] = {}
+        self.worker_of: dict[int, int] = {}
+        self.gpus: dict[int, tuple[int, ...]] = {}
+        self.running: list[int] = []
+        self.blocked: list[int] = []
+        self.resuming: list[int] = []
+        self.attempts: Counter[int] = Counter()
+        self.order: list[int] = []  # tasks as they were given out
+        self.done: list[int] = []
+        self.failed: dict[int, str] = {}
+        self.dropped: list[int] = []
+        self.stopped = 0
+        self.news: list[m.Instruction] = []
+        self.numbers, self.fronts, self.tasks = 0, -1, 0
+        self.now = 0.0
+        self.demand = False
+        self.events: deque[m.Event] = deque()
+        self.busy = False
+        self.peak_workers = 0
+        self.feed(m.Started())
+
+    # -------------------------------------------------------------------- plumbing
+
+    def feed(self, event: m.Event) -> None:
+        """Handle an event, and all that its instructions cause, in order."""
+        self.events.append(event)
+        if self.busy:
+            return
+        self.busy = True
+        while self.events:
+            event = self.events.popleft()
+            for instruction in self.s.handle(event):
+                getattr(self, "do_" + type(instruction).__name__)(instruction)
+            if self.validate:
+                self.s.validate()
+            if self.grants and self.want and self.free_tokens and not self.events:
+                self.grant()
+        self.busy = False
+        assert self.s.held_tokens == self.node_tokens
+
+    def grant(self, most: int = 99) -> None:
+        n = min(self.want, self.free_tokens, most)
+        if n:
+            self.free_tokens -= n
+            self.node_tokens += n
+            self.want -= n
+            self.feed(m.TokensAcquired(n))
+
+    def come_up(self) -> None:
+        self.starting -= 1
+        self.workers += 1
+        self.idle.append(self.workers)
+        self.feed(m.WorkerReady(self.workers))
+
+    def do_Assign(self, i: m.Assign) -> None:
+        self.check_order(i.task)
+        if not self.idle:
+            self.events.appendleft(m.AssignFailed(i.task))
+            return
+        worker = self.idle.pop()
+        self.order.append(i.task)
+        del self.queued[i.task]
+        self.running.append(i.task)
+        self.worker_of[i.task] = worker
+        self.gpus[i.task] = i.gpu_ids
+        self.events.appendleft(m.Assigned(i.task, worker))
+
+    def do_ResumeWorker(self, i: m.ResumeWorker) -> None:
+        task = next(t for t, w in self.worker_of.items() if w == i.worker)
+        self.resuming.remove(task)
+        self.running.append(task)
+
+    def do_WantTokens(self, i: m.WantTokens) -> None:
+        assert i.count != self.want, "nothing new"
+        self.want = i.count
+
+    def do_ReleaseTokens(self, i: m.ReleaseTokens) -> None:
+        self.node_tokens -= i.count
+        self.free_tokens += i.count
+        assert i.count > 0 <= self.node_tokens
+
+    def do_StartWorker(self, i: m.StartWorker) -> None:
+        self.starting += 1
+        alive = self.starting + len(self.idle) + len(self.worker_of)
+        alive += len(self.fast_busy) + len(self.fast_blocked)
+        self.peak_workers = max(self.peak_workers, alive)
+        assert alive <= max(self.config.max_workers, self.cpus + 1)
+        if self.starts:
+            self.starting -= 1
+            self.workers += 1
+            self.idle.append(self.workers)
+            self.events.append(m.WorkerReady(self.workers))
+
+    def do_StopWorker(self, i: m.StopWorker) -> None:
+        if self.idle:
+            self.stopped += 1
+            self.events.append(m.WorkerDied(self.idle.pop()))
+
+    def do_Requeue(self, i: m.Requeue) -> None:
+        self.attempts[i.task] = i.attempt
+        self.put(i.task, self.shape_of[i.task], self.depth[i.task], front=True)
+
+    def do_FailTask(self, i: m.FailTask) -> None:
+        self.failed[i.task] = i.reason
+        self.queued.pop(i.task, None)
+
+    def do_Dropped(self, i: m.Dropped) -> None:
+        del self.queued[i.task]
+        self.dropped.append(i.task)
+
+    def do_ShapeRejected(self, i: m.ShapeRejected) -> None:
+        self.rejected[i.shape_id] = i.reason
+
+    def do_CapReached(self, i: m.CapReached) -> None:
+        self.news.append(i)
+
+    do_PoolBroken = do_CapReached
+
+    # ------------------------------------------------------------------ what happens
+
+    def shape(self, **request: float) -> int:
+        number = len(self.shapes)
+        self.shapes[number] = {k: F(str(v)) for k, v in request.items() if v}
+        self.feed(m.ShapeRegistered(number, request))
+        return number
+
+    def submit(self, shape: int, depth: int = 0, urgent: bool = False) -> int:
+        self.tasks += 1
+        self.put(self.tasks, shape, depth, urgent)
+        return self.tasks
+
+    def put(
+        self, task: int, shape: int, depth: int, urgent: bool = False, front: bool = False
+    ) -> None:
+        number = self.fronts if front else self.numbers
+        self.fronts -= front
+        self.numbers += not front
+        self.queued[task] = (not urgent, -depth, number)
+        self.shape_of[task] = shape
+        self.depth[task] = depth
+        self.feed(m.TaskSubmitted(task, shape, depth, urgent, front))
+
+    def urgent(self, task: int) -> None:
+        if task in self.queued:
+            self.queued[task] = (False, *self.queued[task][1:])
+        self.feed(m.TaskUrgent(task))
+
+    def finish(self, task: int) -> None:
+        self.running.remove(task)
+        self.done.append(task)
+        worker = self.worker_of.pop(task)
+        self.idle.append(worker)
+        self.feed(m.TaskFinished(task, worker))
+
+    def block(self, task: int) -> None:
+        self.running.remove(task)
+        self.blocked.append(task)
+        self.feed(m.WorkerBlocked(self.worker_of[task]))
+
+    def unblock(self, task: int) -> None:
+        self.blocked.remove(task)
+        self.resuming.append(task)
+        self.feed(m.WorkerUnblocked(self.worker_of[task]))
+
+    def kill(self, task: int, *, started: bool = True, max_retries: int = 3) -> None:
+        for tasks in (self.running, self.blocked, self.resuming):
+            if task in tasks:
+                tasks.remove(task)
+        self.feed(m.WorkerDied(self.worker_of.pop(task)))
+        self.feed(m.TaskLost(task, started, self.attempts[task], max_retries))
+
+    def tick(self, seconds: float = 1.0) -> None:
+        self.now += seconds
+        self.feed(m.Tick(self.now, len(self.idle)))
+
+    def fast_demand(self, tokens: int, urgent: bool = False, depth: int = 0) -> None:
+        self.demand = tokens > 0
+        self.feed(m.FastDemand(tokens, urgent, depth))
+
+    # ------------------------------------------------------------------------ checks
+
+    def free(self) -> dict[str, F]:
+        amounts = {k: F(str(v)) for k, v in self.config.resources.items()}
+        amounts["CPU"] = F(self.node_tokens)
+        amounts["place"] = F(self.s._places)
+        for task in (*self.running, *self.blocked, *self.resuming):
+            request = self.shapes[self.shape_of[task]]
+            for name, n in request.items():
+                if name not in ("CPU", "GPU"):
+                    amounts[name] -= n
+            if task in self.running:
+                amounts["CPU"] -= request.get("CPU", 0)
+                amounts["place"] -= "CPU" not in request
+        return amounts
+
+    def gpu_free(self) -> list[F]:
+        free = [F(1)] * self.config.num_gpus
+        for task in (*self.running, *self.blocked, *self.resuming):
+            for gpu in self.gpus[task]:
+                free[gpu] -= min(F(1), self.shapes[self.shape_of[task]]["GPU"])
+        return free
+
+    def short(self, request: dict[str, F], free: dict[str, F], gpus: list[F]) -> set[str]:
+        short = {k for k, n in request.items() if k not in ("CPU", "GPU") and n > free[k]}
+        gpu = request.get("GPU", F(0))
+        fits = gpus.count(F(1)) >= gpu if gpu >= 1 else any(g >= gpu for g in gpus)
+        if gpu and not fits:
+            short.add("GPU")
+        if "CPU" not in request and free["place"] < 1:
+            short.add("place")
+        if not short and request.get("CPU", 0) > free["CPU"]:
+            short.add("CPU")
+        return short
+
+    def check_books(self) -> None:
+        free = self.free()
+        assert all(n >= 0 for n in free.values()), free
+        assert all(g >= 0 for g in self.gpu_free())
+        assert 0 <= self.node_tokens <= self.cpus
+        assert self.free_tokens + self.node_tokens + self.fast_tokens == self.cpus
+
+    def check_order(self, task: int) -> None:
+        """Nothing ahead of `task` may be short of what `task` uses, nor about to go on."""
+        if not self.validate:
+            return
+        mine = self.shapes[self.shape_of[task]]
+        kinds = set(mine) if "CPU" in mine else {*mine, "place"}
+        free, gpus = self.free(), self.gpu_free()
+        for other in self.resuming:
+            wants = "CPU" if "CPU" in self.shapes[self.shape_of[other]] else "place"
+            assert wants not in kinds, f"{task} started before {other} could go on"
+        ahead: set[str] = set()  # kinds that something further ahead waits for
+        for other in sorted(self.queued, key=self.queued.__getitem__):
+            if other == task:
+                break
+            request = self.shapes[self.shape_of[other]]
+            short = self.short(request, free, gpus)
+            if ahead & set(request) - {"CPU"}:
+                short.discard("CPU")  # it may lack what is set aside for another
+            assert not short & kinds, f"{task} overtook {other}, which lacks {short}"
+            ahead |= set(request)
+
+    def check_first(self) -> None:
+        """The first in line never waits while it fits and a worker is there."""
+        if self.demand or self.s.short_of_workers or not self.queued or self.resuming:
+            return
+        first = min(self.queued, key=self.queued.__getitem__)
+        request = self.shapes[self.shape_of[first]]
+        short = self.short(request, self.free(), self.gpu_free())
+        assert short, f"{first} fits and is not started"
+        if "CPU" in short:
+            missing = self.cpus - self.node_tokens
+            assert self.want or not missing, f"{first} lacks only CPUs, and none are wanted"
+
+    def drain(self) -> None:
+        """Let everything end; fail if anything doesn't."""
+        self.fast_demand(0)
+        for _ in range(2_000):
+            self.grant()
+            while self.starting:
+                self.come_up()
+            while self.fast_busy:
+                self.idle.append(self.fast_busy.pop())
+                self.fast_tokens -= 1
+                self.free_tokens += 1
+            if self.fast_blocked and self.free_tokens:
+                self.idle.append(self.fast_blocked.pop())
+                self.feed(m.FastBlocked(len(self.fast_blocked)))
+            for task in list(self.blocked):
+                self.unblock(task)
+            if self.running:
+                self.finish(self.running[0])
+            self.tick()
+            self.check_books()
+            self.check_first()
+            left = (self.queued, self.running, self.blocked, self.resuming, self.fast_blocked)
+            if not any(left):
+                break
+        else:
+            stuck = {t: (self.shapes[self.shape_of[t]], self.s.why_waiting(t)) for t in self.queued}
+            raise AssertionError(f"starved: {stuck}, resuming {self.resuming}")
+        self.check_all_back()
+
+    def check_all_back(self) -> None:
+        assert self.want == self.node_tokens == 0
+        assert self.free_tokens == self.cpus
+        assert self.s.available(self.free_tokens) == self.s.totals()
+        assert set(range(1, self.tasks + 1)) == {*self.done, *self.failed, *self.dropped}
+
+
+# ------------------------------------------------------------------------- feasibility
+
+
+def test_what_can_never_be_met_says_what_was_asked_and_what_there_is() -> None:
+    shell = Shell(2, resources={"memory": 2**30, "camera": 1})
+    why = shell.s.why_infeasible
+    assert why({"CPU": 8, "GPU": 1}) == "asks for CPU 8, GPU 1; this session has CPU 2, GPU 0"
+    assert why({"disk": 1}) == "asks for disk 1; this session has disk 0"
+    assert why({"memory": 2**31}) == "asks for memory 2 GiB; this session has memory 1 GiB"
+    assert why({"CPU": 2, "memory": 2**30, "camera": 0.5}) is None
+    assert why({}) is None
+    shape = shell.shape(CPU=2.5)
+    assert shell.rejected[shape] == "asks for CPU 2.5; this session has CPU 2"
+    task = shell.submit(shape)
+    assert shell.failed[task] == shell.rejected[shape]
+
+
+def test_a_malformed_request_raises() -> None:
+    scheduler = Scheduler(SchedulerConfig(num_cpus=1))
+    with pytest.raises(TypeError, match="CPU"):
+        scheduler.handle(m.ShapeRegistered(0, {"CPU": "two"}))
+    with pytest.raises(ValueError, match="whole number"):
+        scheduler.handle(m.ShapeRegistered(0, {"GPU": 1.5}))
+
+
+def test_a_shape_keeps_its_meaning() -> None:
+    scheduler = Scheduler(SchedulerConfig(num_cpus=1))
+    scheduler.handle(m.ShapeRegistered(0, {"CPU": 0.5}))
+    assert scheduler.handle(m.ShapeRegistered(0, {"CPU": 0.5, "GPU": 0})) == []
+    with pytest.raises(ValueError, match="another"):
+        scheduler.handle(m.ShapeRegistered(0, {"CPU": 1}))
+
+
+# ------------------------------------------------------------------------------ tokens
+
+
+def test_tokens_are_wanted_used_and_released() -> None:
+    shell = Shell(4, grants=False)
+    two = shell.shape(CPU=2)
+    task = shell.submit(two)
+    assert (shell.want, shell.order) == (2, [])
+    shell.grant(1)
+    assert (shell.want, shell.node_tokens, shell.order) == (1, 1, [])  # kept for it
+    shell.grant(1)
+    assert shell.order == [task]
+    shell.finish(task)
+    assert (shell.want, shell.node_tokens, shell.free_tokens) == (0, 0, 4)
+
+
+def test_a_want_is_withdrawn_when_the_task_is_cancelled() -> None:
+    shell = Shell(4, grants=False)
+    task = shell.submit(shell.shape(CPU=3))
+    shell.grant(1)
+    shell.feed(m.TaskCancelled(task))
+    assert (shell.want, shell.node_tokens, shell.dropped) == (0, 0, [task])
+    shell.node_tokens, shell.free_tokens = 1, 3  # one was already on its way
+    shell.feed(m.TokensAcquired(1))
+    assert (shell.node_tokens, shell.free_tokens) == (0, 4)
+
+
+def test_fractions_share_a_token() -> None:
+    shell = Shell(2)
+    half = shell.shape(CPU=0.5)
+    tasks = [shell.submit(half) for _ in range(5)]
+    assert (shell.order, shell.node_tokens) == (tasks[:4], 2)
+    assert shell.s.available(0) == {}
+    shell.finish(tasks[0])
+    shell.finish(tasks[1])
+    shell.finish(tasks[2])
+    assert (len(shell.running), shell.node_tokens) == (2, 1)
+    assert shell.s.available(1) == {"CPU": 1.0}
+    shell.drain()
+
+
+def test_tasks_without_cpus_need_no_token_but_a_place() -> None:
+    shell = Shell(1, grants=False)
+    none = shell.shape(CPU=0)
+    tasks = [shell.submit(none) for _ in range(12)]
+    assert (shell.order, shell.want) == (tasks[:8], 0)  # 4 a CPU and 4
+    shell.block(tasks[0])
+    assert shell.order == tasks[:9]
+    shell.unblock(tasks[0])
+    assert tasks[0] not in shell.running  # all places are taken
+    shell.finish(tasks[1])
+    assert tasks[0] in shell.running and tasks[9] not in shell.running
+    shell.drain()
+
+
+def test_a_session_without_cpus_runs_tasks_without_cpus() -> None:
+    shell = Shell(0)
+    assert shell.peak_workers == 0
+    task = shell.submit(shell.shape(CPU=0))
+    assert shell.order == [task]
+    assert shell.s.totals() == {}
+    shell.drain()
+
+
+# ------------------------------------------------------------------------------- order
+
+
+def test_urgent_then_deeper_then_first_in_first_out() -> None:
+    shell = Shell(1)
+    half = shell.shape(CPU=1)
+    other = shell.shape(CPU=0.7)
+    blocker = shell.submit(half)
+    a, b = shell.submit(half), shell.submit(other)
+    deep, deeper = shell.submit(other, depth=1), shell.submit(half, depth=2)
+    later, urgent = shell.submit(half), shell.submit(half, urgent=True)
+    promoted = shell.submit(other)
+    shell.urgent(promoted)
+    while shell.running:
+        shell.finish(shell.running[0])
+    assert shell.order == [blocker, urgent, promoted, deeper, deep, a, b, later]
+
+
+def test_what_comes_back_through_no_fault_stands_first() -> None:
+    shell = Shell(1)
+    shape = shell.shape(CPU=1)
+    first, second, third = (shell.submit(shape) for _ in range(3))
+    shell.kill(first, started=False)
+    assert shell.attempts[first] == 0
+    assert shell.order == [first, second]  # its CPU went on at once
+    shell.drain()
+    assert shell.order[2:] == [first, third]
+
+
+def test_a_big_task_is_not_starved_by_small_ones() -> None:
+    shell = Shell(4)
+    small, big = shell.shape(CPU=0.5), shell.shape(CPU=4)
+    running = [shell.submit(small) for _ in range(8)]
+    task = shell.submit(big)
+    behind = [shell.submit(small) for _ in range(20)]
+    for done in running:
+        assert task not in shell.order
+        shell.finish(done)
+    assert shell.order[8:] == [task]
+    shell.finish(task)
+    assert shell.order[9:] == behind[:8]
+
+
+def test_overtaking_is_for_those_that_use_nothing_that_is_lacking() -> None:
+    shell = Shell(2, num_gpus=1, resources={"camera": 1})
+    gpu, both = shell.shape(GPU=1), shell.shape(CPU=1, GPU=1)
+    cpu, camera = shell.shape(CPU=1), shell.shape(camera=1)
+    holder = shell.submit(gpu)
+    waits = shell.submit(both)
+    gpu_too, free_cpu, free_camera = shell.submit(gpu), shell.submit(cpu), shell.submit(camera)
+    assert shell.order == [holder, free_cpu, free_camera]
+    shell.finish(holder)
+    assert shell.order[3:] == [waits]
+    shell.finish(waits)
+    assert shell.order[4:] == [gpu_too]
+
+
+def test_no_cpu_idles_for_a_task_that_waits_for_a_gpu() -> None:
+    shell = Shell(1, num_gpus=1)
+    both, gpu = shell.shape(CPU=1, GPU=1), shell.shape(GPU=1)
+    holder = shell.submit(gpu)
+    shell.submit(both)
+    assert (shell.want, shell.node_tokens) == (0, 0)
+    shell.finish(holder)
+    assert shell.node_tokens == 1
+
+
+def test_two_endless_streams_do_not_starve_what_needs_both() -> None:
+    shell = Shell(2, num_gpus=1, resources={"camera": 1})
+    streams = [shell.shape(CPU=0, camera=1), shell.shape(CPU=0, GPU=1), shell.shape(CPU=0.5)]
+    live = {s: [shell.submit(s) for _ in range(5)] for s in streams}
+    task = shell.submit(shell.shape(CPU=2, camera=1, GPU=1))
+    chance = random.Random(7)
+    for _ in range(200):
+        stream = chance.choice(streams)
+        live[stream].append(shell.submit(stream))
+        running = [t for t in shell.running if t in live[stream]]
+        if running:
+            shell.finish(running[0])
+        if task in shell.order:
+            break
+    assert task in shell.order
+    # The five of each stream that were ahead, and a CPU task a step while it lacked others.
+    assert len(shell.order) < 150
+    shell.drain()
+
+
+# --------------------------------------------------------------------- blocking, resuming
+
+
+def test_blocking_gives_back_cpus_and_keeps_gpus() -> None:
+    shell = Shell(1, num_gpus=1)
+    both, gpu = shell.shape(CPU=1, GPU=1), shell.shape(CPU=0, GPU=0.5)
+    parent = shell.submit(both)
+    assert shell.gpus[parent] == (0,)
+    shell.block(parent)
+    assert shell.s.available(shell.free_tokens) == {"CPU": 1.0}
+    waits = shell.submit(gpu)
+    assert waits not in shell.order
+    child = shell.submit(shell.shape(CPU=1), depth=1)
+    assert child in shell.order
+    shell.unblock(parent)
+    assert parent not in shell.running
+    shell.finish(child)
+    assert parent in shell.running
+    shell.drain()
+
+
+def test_those_that_go_on_come_before_new_starts_and_deeper_ones_first() -> None:
+    shell = Shell(1)
+    one = shell.shape(CPU=1)
+    parent = shell.submit(one)
+    shell.block(parent)
+    child = shell.submit(one, depth=1)
+    shell.block(child)
+    grandchild = shell.submit(one, depth=2)
+    queued = shell.submit(one, depth=3)
+    shell.unblock(parent)
+    shell.unblock(child)
+    shell.finish(grandchild)
+    assert shell.running == [child]
+    shell.finish(child)
+    assert shell.running == [parent]
+    assert queued not in shell.order
+    shell.finish(parent)
+    assert shell.running == [queued]
+
+
+def test_those_that_go_on_do_not_starve_each_other() -> None:
+    shell = Shell(2)
+    big, small = shell.shape(CPU=2), shell.shape(CPU=1)
+    first = shell.submit(big)
+    shell.block(first)
+    second, third = shell.submit(small), shell.submit(small)
+    shell.block(second)
+    shell.unblock(first)
+    shell.unblock(second)  # its CPU is free, but the other was there before
+    assert shell.running == [third]
+    shell.finish(third)
+    assert shell.running == [first]
+    shell.drain()
+
+
+def test_an_urgent_task_goes_on_first() -> None:
+    shell = Shell(1)
+    one = shell.shape(CPU=1)
+    first = shell.submit(one)
+    shell.block(first)
+    second = shell.submit(one)
+    shell.block(second)
+    holder = shell.submit(one)
+    shell.unblock(first)
+    shell.unblock(second)
+    shell.urgent(second)
+    shell.finish(holder)
+    assert shell.running == [second]
+    assert shell.s.why_waiting(first) == "waits to get CPU 1 back"
+
+
+def test_a_wait_that_is_taken_up_again_before_going_on() -> None:
+    shell = Shell(1)
+    one = shell.shape(CPU=1)
+    first = shell.submit(one)
+    shell.block(first)
+    shell.submit(one)
+    shell.unblock(first)
+    shell.resuming.remove(first)
+    shell.blocked.append(first)
+    shell.feed(m.WorkerBlocked(shell.worker_of[first]))
+    shell.feed(m.WorkerBlocked(shell.worker_of[first]))  # said twice
+    shell.drain()
+
+
+def test_a_thousand_nested_tasks_need_few_workers() -> None:
+    cpus = 2
+    shell = Shell(cpus)
+    shapes = [shell.shape(CPU=2), shell.shape(CPU=0.5)]
+    parents = {shell.submit(shapes[0]) for _ in range(300)}
+    child_of: dict[int, int] = {}
+    while shell.running or shell.blocked:
+        task = shell.running[0]
+        if task in parents and task not in child_of.values():
+            child = shell.submit(shapes[1], depth=1)
+            child_of[child] = task
+            shell.urgent(child)
+            shell.block(task)
+        else:
+            shell.finish(task)
+            if task in child_of:
+                shell.unblock(child_of[task])
+    assert len(shell.done) == 600
+    assert shell.peak_workers <= 2 * cpus + 1
+    shell.check_all_back()
+
+
+# ------------------------------------------------------------------------ the fast path
+
+
+def test_the_fast_path_keeps_its_cpus_where_it_is_ahead() -> None:
+    shell = Shell(2)
+    one = shell.shape(CPU=1)
+    parents = [shell.submit(one), shell.submit(one)]
+    queued = [shell.submit(one) for _ in range(10)]
+    shell.fast_demand(1, urgent=True, depth=1)  # the first parent's child, on the fast path
+    shell.block(parents[0])
+    assert (shell.free_tokens, shell.node_tokens) == (1, 1)
+    assert shell.order == parents and shell.s.deferring
+    shell.finish(parents[1])  # the other CPU is for shaped tasks
+    assert shell.order == [*parents, queued[0]]
+    shell.fast_demand(0)
+    assert shell.order == [*parents, *queued[:2]] and not shell.s.deferring
+    shell.drain()
+
+
+def test_a_token_in_use_is_filled_up_though_the_fast_path_is_ahead() -> None:
+    shell = Shell(2)
+    part = shell.shape(CPU=0.25)
+    shell.submit(part)
+    shell.fast_demand(2, depth=5)
+    for _ in range(5):
+        shell.submit(part)
+    assert (len(shell.order), shell.node_tokens) == (4, 1)
+    assert shell.s.deferring
+
+
+def test_resuming_does_not_wait_for_the_fast_path() -> None:
+    shell = Shell(1)
+    task = shell.submit(shell.shape(CPU=1))
+    shell.block(task)
+    shell.fast_demand(9, urgent=True, depth=9)
+    shell.unblock(task)
+    assert task in shell.running
+
+
+def test_level_with_the_fast_path_both_get_their_turn() -> None:
+    shell = Shell(2, grants=False)
+    one, two = shell.shape(CPU=0.5), shell.shape(CPU=2)
+    shaped = [shell.submit(one) for _ in range(40)] + [shell.submit(two) for _ in range(5)]
+    shell.fast_demand(1000)
+    fast_done, steps = 0, 0
+    turns: list[bool] = []
+    while len(shell.done) < len(shaped):
+        steps += 1
+        assert steps < 1000
+        # Released tokens go to fast tasks, which run one task each; then a wish is met.
+        for _ in range(shell.free_tokens):
+            fast_done += 1
+            turns.append(True)
+        shell.grant()
+        if shell.running:
+            shell.finish(shell.running[0])
+            turns.append(False)
+    assert fast_done >= 20
+    assert shell.order == shaped
+
+
+def test_a_turn_is_not_lost_for_want_of_a_worker() -> None:
+    shell = Shell(1, starts=False)
+    shell.come_up()
+    shell.fast_busy, shell.idle = shell.idle, []
+    shell.fast_demand(5)
+    task = shell.submit(shell.shape(CPU=0.5))
+    assert (shell.order, shell.node_tokens) == ([], 1)
+    shell.come_up()
+    assert (shell.order, shell.node_tokens) == ([task], 1)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_stream_of_fractions_lets_tokens_go(depth: int) -> None:
+    shell = Shell(1, grants=False)
+    half = shell.shape(CPU=0.5)
+    for _ in range(4):
+        shell.submit(half)
+    shell.grant()
+    shell.fast_demand(1, depth=depth)  # level, or ahead
+    for _ in range(6):
+        shell.submit(half)
+        shell.finish(shell.running[0])
+        if shell.free_tokens:
+            return
+    raise AssertionError("each filled the gap of another")
+
+
+def test_what_keeps_a_token_long_does_not_keep_it_idle() -> None:
+    shell = Shell(1)
+    long, quarter = shell.submit(shell.shape(CPU=0.5)), shell.shape(CPU=0.25)
+    shell.fast_demand(1)
+    for _ in range(50):
+        short = shell.submit(quarter)
+        assert short in shell.running
+        shell.finish(short)
+    assert shell.running == [long]
+
+
+def test_behind_the_shaped_tasks_the_fast_path_gets_what_is_left() -> None:
+    shell = Shell(2)
+    one = shell.shape(CPU=1)
+    shell.fast_demand(5, depth=0)
+    deep = [shell.submit(one, depth=1) for _ in range(3)]
+    assert shell.order == deep[:2]
+    shell.finish(deep[0])
+    assert shell.order == deep
+    shell.finish(deep[1])
+    assert shell.free_tokens == 1
+
+
+# ----------------------------------------------------------------------------- workers
+
+
+def test_the_pool_starts_with_a_worker_for_each_cpu() -> None:
+    shell = Shell(3, starts=False)
+    assert shell.starting == 3
+    shell.feed(m.NeedWorker())  # covered by those coming up
+    assert shell.starting == 3
+    shell.feed(m.NeedWorker(5))
+    assert shell.starting == 5
+    for _ in range(5):
+        shell.come_up()
+    assert shell.starting == 0
+    shell.feed(m.NeedWorker(1))
+    shell.feed(m.NeedWorker(1))
+    assert shell.starting == 1
+    shell.feed(m.NeedWorker(0))
+    assert shell.starting == 1
+
+
+def test_an_assignment_without_a_worker_starts_one_and_keeps_its_place() -> None:
+    shell = Shell(2, starts=False)
+    for _ in range(2):
+        shell.come_up()
+    shell.fast_busy, shell.idle = shell.idle, []  # both run fast tasks without our CPU
+    one, none = shell.shape(CPU=1), shell.shape(CPU=0)
+    first, second = shell.submit(one), shell.submit(none)
+    assert (shell.order, shell.starting, shell.node_tokens) == ([], 1, 1)
+    assert shell.s.short_of_workers
+    shell.come_up()
+    assert shell.order == [first] and shell.starting == 1  # now for the second
+    shell.come_up()
+    assert shell.order == [first, second] and not shell.s.short_of_workers
+
+
+@pytest.mark.parametrize("how", ["tick", "ready", "finish"])
+def test_at_the_cap_an_assignment_waits_for_an_idle_worker(how: str) -> None:
+    shell = Shell(2, max_workers=3)
+    none = shell.shape(CPU=0)
+    other = shell.submit(none)
+    shell.feed(m.NeedWorker())
+    shell.fast_busy, shell.idle = shell.idle, []
+    task = shell.submit(none)
+    assert task not in shell.order and shell.s.short_of_workers
+    assert not shell.news  # they work, they are not blocked
+    if how == "finish":
+        shell.finish(other)
+    else:
+        shell.idle.append(shell.fast_busy.pop())
+        shell.feed(m.Tick(1.0, 1) if how == "tick" else m.WorkerReady(shell.idle[0]))
+    assert task in shell.order
+
+
+def test_blocked_workers_are_replaced_until_the_cap_is_reported() -> None:
+    shell = Shell(1, max_workers=4)
+    one = shell.shape(CPU=1)
+    tasks = []
+    for depth in range(4):
+        tasks.append(shell.submit(one, depth))
+        shell.block(tasks[-1])
+    assert not shell.news
+    waiting = shell.submit(one, 4)
+    assert shell.news == [m.CapReached(4, 4, 0, tuple(reversed(tasks)), 1)]
+    shell.tick()
+    assert len(shell.news) == 1  # said once
+    shell.kill(tasks[-1], max_retries=0)  # the way out that the shell takes
+    assert waiting in shell.order
+    shell.drain()
+
+
+def test_the_cap_counts_blocked_workers_of_the_fast_path() -> None:
+    shell = Shell(1, max_workers=2)
+    shell.feed(m.NeedWorker())
+    shell.idle.clear()
+    shell.feed(m.FastBlocked(2))
+    shell.feed(m.NeedWorker())
+    assert shell.news == [m.CapReached(2, 2, 2, (), 0)]
+    shell.feed(m.FastBlocked(1))
+    shell.feed(m.FastBlocked(2))
+    assert len(shell.news) == 2  # a new standstill
+
+
+def test_surplus_idle_workers_are_retired() -> None:
+    shell = Shell(2)
+    shell.feed(m.NeedWorker(6))
+    assert len(shell.idle) == 8
+    shell.tick()
+    shell.tick(9.0)
+    assert shell.stopped == 0
+    shell.tick(1.0)
+    assert (shell.stopped, len(shell.idle)) == (6, 2)
+    shell.tick(60.0)
+    shell.tick(60.0)
+    assert shell.stopped == 6
+
+
+def test_a_surplus_that_was_needed_meanwhile_is_no_surplus() -> None:
+    shell = Shell(1)
+    shell.feed(m.NeedWorker(3))
+    none = shell.shape(CPU=0)
+    shell.tick()
+    tasks = [shell.submit(none) for _ in range(3)]
+    shell.tick(5.0)  # one idle worker: none too many
+    for task in tasks:
+        shell.finish(task)
+    shell.tick(5.0)
+    assert shell.stopped == 0
+    shell.tick(10.0)
+    assert shell.stopped == 3
+
+
+def test_only_the_least_surplus_is_retired() -> None:
+    shell = Shell(1)
+    shell.feed(m.NeedWorker(4))
+    shell.tick()
+    shell.feed(m.Tick(4.0, 2))  # the fast path uses three of the five
+    shell.feed(m.Tick(30.0, 5))
+    assert shell.stopped == 2
+
+
+def test_blocked_workers_do_not_count_as_capacity() -> None:
+    shell = Shell(1)
+    one = shell.shape(CPU=1)
+    shell.block(shell.submit(one))
+    shell.feed(m.NeedWorker(1))
+    assert len(shell.idle) == 1
+    shell.tick()
+    shell.tick(20.0)
+    assert shell.stopped == 0
+
+
+def test_a_dead_worker_is_replaced_and_what_it_held_is_free() -> None:
+    shell = Shell(2, num_gpus=1)
+    task = shell.submit(shell.shape(CPU=1, GPU=1))
+    shell.kill(task, max_retries=0)
+    assert shell.failed[task] == "its worker died; no retries"
+    assert len(shell.idle) == 2
+    shell.drain()
+
+
+def test_workers_that_die_while_starting_are_tried_again_but_not_for_ever() -> None:
+    shell = Shell(1, starts=False, max_start_failures=3)
+    for _ in range(3):
+        assert shell.starting == 1 and not shell.news
+        shell.starting -= 1
+        shell.feed(m.WorkerDied(99))
+    assert shell.starting == 0
+    assert shell.news == [m.PoolBroken(3)]
+    shell.feed(m.NeedWorker())
+    assert shell.starting == 0
+
+
+@pytest.mark.parametrize(
+    ("started", "attempt", "max_retries", "answer"),
+    [
+        (False, 0, 0, m.Requeue(5, 0)),
+        (False, 3, 3, m.Requeue(5, 3)),
+        (True, 0, 3, m.Requeue(5, 1)),
+        (True, 2, 3, m.Requeue(5, 3)),
+        (True, 3, 3, m.FailTask(5, "its worker died; 3 of 3 retries had been used")),
+        (True, 1, 1, m.FailTask(5, "its worker died; 1 of 1 retries had been used")),
+        (True, 1000, -1, m.Requeue(5, 1001)),
+    ],
+)
+def test_lost_tasks(started: bool, attempt: int, max_retries: int, answer: m.Instruction) -> None:
+    scheduler = Scheduler(SchedulerConfig(num_cpus=1))
+    assert scheduler.handle(m.TaskLost(5, started, attempt, max_retries)) == [answer]
+
+
+def test_a_loss_may_be_told_before_the_death() -> None:
+    shell = Shell(1)
+    task = shell.submit(shell.shape(CPU=1))
+    worker = shell.worker_of.pop(task)
+    shell.running.remove(task)
+    shell.feed(m.TaskLost(task, True, 0, 3))
+    assert shell.order == [task, task] and shell.worker_of[task] != worker
+    shell.feed(m.WorkerDied(worker))
+    shell.feed(m.TaskFinished(task, worker))  # of the first attempt: too late
+    assert shell.running == [task]
+    shell.drain()
+
+
+def test_what_is_not_known_here_is_ignored() -> None:
+    scheduler = Scheduler(SchedulerConfig(num_cpus=1))
+    for event in (
+        m.TaskUrgent(7),
+        m.TaskCancelled(7),
+        m.TaskFinished(7, 7),
+        m.WorkerBlocked(7),
+        m.WorkerUnblocked(7),
+        m.WorkerDied(7),
+    ):
+        assert scheduler.handle(event) == []
+    scheduler.validate()
+
+
+def test_the_shells_mistakes_raise() -> None:
+    shell = Shell(2)
+    one = shell.shape(CPU=1)
+    task = shell.submit(one)
+    for event in (
+        m.TaskSubmitted(task, one),
+        m.Assigned(task, 9),
+        m.AssignFailed(task),
+        m.TokensAcquired(2),
+    ):
+        with pytest.raises(ValueError, match=r"already|not to be|there are"):
+            shell.s.handle(event)
+    shell.s.validate()
+
+
+def test_a_running_task_is_not_dropped_by_cancelling() -> None:
+    shell = Shell(1)
+    task = shell.submit(shell.shape(CPU=1))
+    shell.feed(m.TaskCancelled(task))
+    assert (shell.dropped, shell.running) == ([], [task])
+
+
+# --------------------------------------------------------------------------- questions
+
+
+def test_totals_and_available() -> None:
+    shell = Shell(4, num_gpus=2, resources={"memory": 100, "camera": 1})
+    assert shell.s.totals() == {"CPU": 4.0, "GPU": 2.0, "memory": 100.0, "camera": 1.0}
+    shell.submit(shell.shape(CPU=0.5, GPU=0.5, memory=25, camera=1))
+    # Of the three tokens left in the ledger one is in use by the fast path.
+    assert shell.s.available(2) == {"CPU": 2.5, "GPU": 1.5, "memory": 75.0}
+
+
+def test_why_a_task_waits() -> None:
+    shell = Shell(4, num_gpus=1)
+    gpu = shell.shape(CPU=1, GPU=1)
+    running, waiting = shell.submit(gpu), shell.submit(gpu)
+    assert shell.s.why_waiting(waiting, 3) == "asks for CPU 1, GPU 1; free now: CPU 3, GPU 0"
+    assert shell.s.why_waiting(running) is None
+
+
+def test_validate_tells_the_story_of_the_offender() -> None:
+    shell = Shell(1)
+    task = shell.submit(shell.shape(CPU=1))
+    shell.s._tasks[task].worker = None
+    with pytest.raises(AssertionError, match=r"task 1 .*submitted.*given out.*assigned"):
+        shell.s.validate()
+
+
+def test_the_cost_of_an_event_does_not_grow_with_the_queue() -> None:
+    def seconds_a_task(count: int) -> float:
+        shell = Shell(4, num_gpus=2, validate=False)
+        shapes = [shell.shape(CPU=2), shell.shape(CPU=0.5), shell.shape(GPU=0.5)]
+        shapes.append(shell.shape(CPU=1, GPU=1))
+        begin = time.perf_counter()
+        for i in range(count):
+            shell.submit(shapes[i % 4], depth=i % 3)
+        for i in range(1, count, 10):
+            shell.feed(m.TaskUrgent(i))
+        while shell.running:
+            shell.finish(shell.running[0])
+        elapsed = time.perf_counter() - begin
+        assert len(shell.done) == count
+        return elapsed / count
+
+    small = min(seconds_a_task(2_000) for _ in range(3))
+    assert seconds_a_task(100_000) < 5 * small
+
+
+# ------------------------------------------------------------------------ random events
+
+SHAPES: list[dict[str, float]] = [
+    {"CPU": 2},
+    {"CPU": 0.5},
+    {},
+    {"CPU": 1, "GPU": 1},
+    {"GPU": 0.3},
+    {"CPU": 3},
+    {"CPU": 0.25, "camera": 1},
+    {"CPU": 1, "GPU": 2, "camera": 1},
+    {"memory": 60},
+    {"CPU": 1.5, "memory": 50},
+    {"CPU": 4},  # more than there are
+]
+
+
+class RandomEvents(RuleBasedStateMachine):
+    """Any sequence of events, in which tokens and workers come when they please."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shell = Shell(
+            3,
+            num_gpus=2,
+            resources={"memory": 100, "camera": 1},
+            grants=False,
+            starts=False,
+            max_workers=8,
+            zero_cpu_limit=2,
+            max_start_failures=10**9,
+        )
+        self.numbers = [self.shell.shape(**request) for request in SHAPES]
+
+    @initialize(eager=st.booleans())
+    def begin(self, eager: bool) -> None:
+        """Half of the runs give workers and tokens at once, and so get further."""
+        while self.shell.starting:
+            self.shell.come_up()
+        self.shell.grants = self.shell.starts = eager
+
+    @rule(
+        shape=st.sampled_from(range(len(SHAPES))),
+        depth=st.integers(0, 3),
+        urgent=st.booleans(),
+        count=st.integers(1, 3),
+    )
+    def submit(self, shape: int, depth: int, urgent: bool, count: int) -> None:
+        for _ in range(count):
+            self.shell.submit(self.numbers[shape], depth, urgent)
+
+    @precondition(lambda self: self.shell.queued)
+    @rule(data=st.data())
+    def urgent(self, data: st.DataObject) -> None:
+        self.shell.urgent(data.draw(st.sampled_from(sorted(self.shell.shape_of))))
+
+    @precondition(lambda self: self.shell.queued)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.shell.feed(m.TaskCancelled(data.draw(st.sampled_from(sorted(self.shell.shape_of)))))
+
+    @precondition(lambda self: self.shell.want and self.shell.free_tokens)
+    @rule(most=st.integers(1, 3))
+    def grant(self, most: int) -> None:
+        self.shell.grant(most)
+
+    @precondition(lambda self: self.shell.starting)
+    @rule(fails=st.sampled_from([False, False, False, True]))
+    def start(self, fails: bool) -> None:
+        if fails:
+            self.shell.starting -= 1
+            self.shell.feed(m.WorkerDied(-1))
+        else:
+            self.shell.come_up()
+
+    @precondition(lambda self: self.shell.running)
+    @rule(data=st.data(), what=st.sampled_from(["finish", "finish", "block", "kill"]))
+    def step(self, data: st.DataObject, what: str) -> None:
+        task = data.draw(st.sampled_from(self.shell.running))
+        if what == "kill":
+            started, retries = data.draw(st.booleans()), data.draw(st.integers(0, 1))
+            self.shell.kill(task, started=started, max_retries=retries)
+        else:
+            getattr(self.shell, what)(task)
+
+    @precondition(lambda self: self.shell.blocked)
+    @rule(data=st.data(), dies=st.sampled_from([False, False, False, True]))
+    def unblock(self, data: st.DataObject, dies: bool) -> None:
+        task = data.draw(st.sampled_from(self.shell.blocked))
+        if dies:
+            self.shell.kill(task, max_retries=0)
+        else:
+            self.shell.unblock(task)
+
+    @precondition(lambda self: self.shell.resuming)
+    @rule(data=st.data())
+    def kill_resuming(self, data: st.DataObject) -> None:
+        self.shell.kill(data.draw(st.sampled_from(self.shell.resuming)))
+
+    @precondition(lambda self: self.shell.idle)
+    @rule(what=st.sampled_from(["fast", "dies", "ready"]))
+    def use_idle(self, what: str) -> None:
+        shell = self.shell
+        if what == "ready":
+            shell.feed(m.WorkerReady(shell.idle[0]))
+        elif what == "dies":
+            shell.feed(m.WorkerDied(shell.idle.pop()))
+        elif shell.free_tokens:
+            shell.free_tokens -= 1
+            shell.fast_tokens += 1
+            shell.fast_busy.append(shell.idle.pop())
+
+    @precondition(lambda self: self.shell.fast_busy)
+    @rule(blocks=st.booleans())
+    def end_fast(self, blocks: bool) -> None:
+        shell = self.shell
+        shell.fast_tokens -= 1
+        shell.free_tokens += 1
+        worker = shell.fast_busy.pop()
+        (shell.fast_blocked if blocks else shell.idle).append(worker)
+        shell.feed(m.FastBlocked(len(shell.fast_blocked)))
+
+    @rule(tokens=st.integers(0, 4), urgent=st.booleans(), depth=st.integers(0, 3))
+    def fast_demand(self, tokens: int, urgent: bool, depth: int) -> None:
+        self.shell.fast_demand(tokens, urgent, depth)
+
+    @rule(count=st.integers(0, 2))
+    def need(self, count: int) -> None:
+        self.shell.feed(m.NeedWorker(count))
+
+    @rule(seconds=st.sampled_from([0.1, 6.0]))
+    def tick(self, seconds: float) -> None:
+        self.shell.tick(seconds)
+
+    @invariant()
+    def books(self) -> None:
+        self.shell.check_books()
+        self.shell.check_first()
+
+    def teardown(self) -> None:
+        self.shell.drain()
+
+
+TestRandomEvents = RandomEvents.TestCase
+TestRandomEvents.settings = settings(
+    deadline=None, max_examples=60, stateful_step_count=50, report_multiple_bugs=False
+)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_long_random_runs(seed: int) -> None:
+    """Longer than hypothesis cares to make them, and with queues that never run dry."""
+    chance = random.Random(seed)
+    machine = RandomEvents()
+    shell = machine.shell
+    for _ in range(400):
+        what = chance.choice(["submit", "submit", "finish", "finish", "block", "unblock", "grant"])
+        if chance.random() < 0.15:
+            what = chance.choice(["kill", "start", "start", "fast", "end_fast", "demand", "tick"])
+        if what == "submit":
+            machine.submit(chance.randrange(10), chance.randrange(3), chance.random() < 0.1, 1)
+        elif what in ("finish", "block", "kill") and shell.running:
+            getattr(shell, what)(chance.choice(shell.running))
+        elif what == "unblock" and shell.blocked:
+            shell.unblock(chance.choice(shell.blocked))
+        elif what == "grant":
+            shell.grant(chance.randrange(1, 3))
+        elif what == "start" and shell.starting:
+            shell.come_up()
+        elif what == "fast" and shell.idle:
+            machine.use_idle("fast")
+        elif what == "end_fast" and shell.fast_busy:
+            machine.end_fast(chance.random() < 0.2)
+        elif what == "demand":
+            shell.fast_demand(chance.randrange(3), chance.random() < 0.3, chance.randrange(3))
+        elif what == "tick":
+            shell.tick(3.0)
+        machine.books()
+    machine.teardown()
