@@ -32,7 +32,9 @@ SANITIZERS = ("address", "undefined")
 def why_unsupported() -> str | None:
     """Say what on this machine pyray cannot run on, or None if it can."""
     if sys.platform != "linux":
-        return f"the operating system is {sys.platform}, and pyray needs Linux (memfd, futex, pidfd)"
+        return (
+            f"the operating system is {sys.platform}, and pyray needs Linux (memfd, futex, pidfd)"
+        )
     if platform.machine() not in MACHINES:
         return f"the processor is {platform.machine()}, and pyray knows {' and '.join(MACHINES)}"
     if sys.implementation.name != "cpython":

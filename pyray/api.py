@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyray import session
-from pyray._core import control, store, tasks
+from pyray._core import control, store, tasks, waiting
 from pyray._core.store import ObjectID
 from pyray.exceptions import SessionError
 
@@ -218,7 +218,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     # No session is begun here: an id would be of one that has ended.
     if session.current() is None and refs == []:
         return []
-    return store.get(refs, timeout=timeout)
+    return waiting.get(refs, timeout=timeout)
 
 
 def wait(
@@ -254,7 +254,7 @@ def wait(
     >>> ready == [ref], not_ready
     (True, [])
     """
-    return store.wait(refs, num_returns=num_returns, timeout=timeout)
+    return waiting.wait(refs, num_returns=num_returns, timeout=timeout)
 
 
 def get_gpu_ids() -> list[Any]:
@@ -334,7 +334,7 @@ def arrow_stream(ref: ObjectID) -> bytes:
     session.require()
     from pyray._core import serializer
 
-    data, compact = store.arrow_parts(ref)
+    data, compact = waiting.arrow_parts(ref)
     return serializer.to_arrow_stream(data, compact)
 
 

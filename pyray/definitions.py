@@ -3,8 +3,8 @@
 A definition has a number; what refers to it carries the number.  A worker unpickles it the first
 time it meets the number.  Inside a definition other functions and classes are pickled in place
 (cloudpickle keeps one class one class), so definitions never import each other while being
-imported; only a remote function inside is a reference, looked up when it is called.  That is why the
-order of definitions does not matter, and recursion needs nothing special.
+imported; only a remote function inside is a reference, looked up when it is called.  That is why
+the order of definitions does not matter, and recursion needs nothing special.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from pyray._core import shm, tasks
+from pyray._core import functions, shm
 
 # By id(); the object is kept so that its id stays its own.  Emptied when the session changes.
 _numbers: dict[int, tuple[Any, int]] = {}
@@ -44,7 +44,7 @@ def export(obj: Any, key: Any = None, extra: Any = None) -> int:
         found = _numbers.get(id(key))
         if found is not None:
             return found[1]
-        number: int = tasks.reserve_definition()
+        number: int = functions.reserve()
         _numbers[id(key)] = (key, number)
         try:
             # The name in front and alone, so that the node can read it without user code.
@@ -52,7 +52,7 @@ def export(obj: Any, key: Any = None, extra: Any = None) -> int:
             blob = cloudpickle.dumps(name) + cloudpickle.dumps((obj, extra), protocol=5)
             if len(blob) >= LARGE:
                 _say_large(obj, len(blob))
-            tasks.publish_definition(number, blob)
+            functions.publish(number, blob)
         except BaseException:
             del _numbers[id(key)]
             raise
@@ -65,7 +65,7 @@ def load(number: int) -> tuple[Any, Any]:
     import io
     import pickle
 
-    stream = io.BytesIO(tasks.definition(number))
+    stream = io.BytesIO(functions.read(number))
     pickle.load(stream)
     return pickle.load(stream)  # type: ignore[no-any-return]
 
@@ -75,7 +75,7 @@ def name_of(number: int) -> str:
     import pickle
 
     try:
-        return str(pickle.loads(tasks.definition(number)))
+        return str(pickle.loads(functions.read(number)))
     except Exception:
         return f"function {number}"
 

@@ -143,8 +143,8 @@ def _dual(cls: type[BaseException]) -> type:
 def make_task_error(task: str, pid: int, text: str, pickled: bytes | None) -> TaskError:
     """Rebuild a TaskError, with the user's class where that is possible.
 
-    Classes that refuse to be subclassed, or whose constructor rejects its own ``args``, give a plain
-    TaskError that has the exception as its `cause`.
+    Classes that refuse to be subclassed, or whose constructor rejects its own ``args``, give a
+    plain TaskError that has the exception as its `cause`.
     """
     cause = None
     if pickled is not None:

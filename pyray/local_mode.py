@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyray._core import tasks
-from pyray._core.store import ObjectID, get
+from pyray._core.store import ObjectID
+from pyray._core.waiting import get
 from pyray.worker.errors import make_error
 
 

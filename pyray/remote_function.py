@@ -105,10 +105,9 @@ class RemoteFunction:
         caller.max_retries = options["max_retries"]
         caller.retry_exceptions = bool(options["retry_exceptions"])
         request = resource_request(options)
+        caller.shape = current.shape(request, self._name)  # or it could never run: raises
         if current.local_mode:
-            current.check_feasible(request, self._name)
             return self._run_here
-        caller.shape = current.shape(request, self._name)
         caller.func = self._shared.number(self._meta())
         caller.bound()
         return None
@@ -231,8 +230,8 @@ class _Placeholder:
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function remote: its calls run in worker processes.
 
-    Bare (``@remote``) or with options (``@remote(num_cpus=2)``); also ``remote(function)``, which is
-    how Cython functions are made remote.
+    Bare (``@remote``) or with options (``@remote(num_cpus=2)``); also ``remote(function)``, which
+    is how Cython functions are made remote.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyray import protocol
-from pyray._core import control, shm, store, tasks
+from pyray._core import control, shm, store, tasks, waiting
 from pyray.exceptions import InfeasibleResourcesError, NodeDiedError, SessionError
 
 MAX_PROCESSES = 250
@@ -140,7 +140,9 @@ class Session(Resources):
             ours.close()
             os.close(self._bell)
             os.close(memory)
-            raise SessionError(f"starting the node process ({command[0]}) failed: {error}") from None
+            raise SessionError(
+                f"starting the node process with {command[0]} failed: {error}"
+            ) from None
         finally:
             theirs.close()
         self._sock = ours
@@ -275,10 +277,6 @@ class Session(Resources):
             return 0, None
         return []
 
-    def check_feasible(self, request: dict[str, float], name: str) -> None:
-        """Raise what `shape` would raise."""
-        self.shape(request, name)
-
     # ---- waiting ---------------------------------------------------------------------------
 
     def on_tick(self, seconds: float, ids: list[Any]) -> None:
@@ -352,9 +350,7 @@ def require() -> Session | WorkerSession:
         return _current
     if shm.forked():
         store.check()
-    start()
-    assert _current is not None
-    return _current
+    return start()
 
 
 def become_worker(node: Any, config: dict[str, Any]) -> None:
@@ -384,7 +380,7 @@ def start(
         from pyray import machine
 
         gpus = machine.gpu_names(num_gpus)
-        config = {
+        config: dict[str, Any] = {
             "num_cpus": machine.cpus() if num_cpus is None else num_cpus,
             "num_gpus": len(gpus),
             "gpus": gpus,
@@ -401,7 +397,8 @@ def start(
         memory = shm.create(size, RECORD_BYTES, config["num_cpus"])
         session = Session(config, memory)
         _current = session
-        store.set_callbacks(session.on_tick, machine.why_not_grow)
+        store.set_guard(machine.why_not_grow)
+        waiting.set_tick(session.on_tick)
         _set_hooks()
         atexit.unregister(shutdown)
         atexit.register(shutdown)

@@ -151,7 +151,7 @@ cdef class Encoded:
         """Spell out where the walk stands."""
         cdef size_t at = 0
         cdef Frame* frame
-        parts = [root]
+        parts = [str(root)]
         while at < self.stack.n:
             frame = <Frame*> (self.stack.p + at)
             at += sizeof(Frame)

@@ -4,7 +4,7 @@ Processes' slots, tokens lent to tasks with resources of their own, handing such
 queueing or failing a task whose worker died.  Only the node process calls these.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset, strncpy
 from pyray._core.dispatch cimport (
     pop_idle, rescue, ring_node, tokens_for_node, tokens_from_node, wake_process,
@@ -244,13 +244,16 @@ def fail(uint64_t handle, error):
     finish(handle)
 
 
-def ready_tasks():
-    """Number of entries in all ready queues (a hint)."""
+def fast_queue():
+    """(tasks in all ready queues, depth of the deepest): hints."""
     cdef uint32_t p
     cdef uint64_t n = 0
+    cdef int deepest = 0
     for p in range(at_load32(&C.head.procs_high)):
         n += queue_length(C, p)
-    return n
+        if at_load8(&C.dispatch.hint[p]) > deepest:
+            deepest = at_load8(&C.dispatch.hint[p])
+    return n, max(0, deepest - 1)
 
 
 def wake_everyone():
@@ -270,7 +273,7 @@ def my_gpus():
 
 
 def sweeps():
-    """How often somebody who found the store full has asked everybody to let go of what they can."""
+    """How often somebody who found the store full has asked everybody to let go."""
     return at_load32(&C.dispatch.sweep)
 
 

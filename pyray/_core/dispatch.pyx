@@ -241,7 +241,7 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
     """Look for work while holding a token; the first look is everybody's, only one spins."""
     cdef uint64_t task = queue_claim(c)
     cdef int64_t end = 0
-    cdef int i
+    cdef int _
     cdef uint32_t s
     if task == 0:
         s = at_load32(&c.dispatch.searcher)
@@ -249,7 +249,7 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
             return 0
         end = now_ns() + SPIN_NS
         while task == 0:
-            for i in range(16):
+            for _ in range(16):
                 cpu_pause()
             task = queue_claim(c)
             if task or now_ns() > end or token_wanted(c) or at_load64(&c.me.assigned):

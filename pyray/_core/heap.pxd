@@ -8,3 +8,4 @@ cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
 cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
 cdef void heap_reset() noexcept nogil
 cdef uint64_t heap_footprint(uint64_t size) noexcept nogil
+cdef bint heap_trim(Ctx *c) noexcept nogil

@@ -13,7 +13,7 @@ So a death in the middle leaves words that name the dead process, and the node p
 process would stop everybody (see docs/design.md, "No lock on the task path").
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from pyray._core.layout cimport *
@@ -199,8 +199,8 @@ cdef inline bint take_bits(Ctx *c, SlabClass *k, uint32_t unit) noexcept nogil:
 
 
 cdef bint search_units(Ctx *c, SlabClass *k, uint32_t limit) noexcept nogil:
-    cdef uint32_t i
-    for i in range(min(limit, k.count)):
+    cdef uint32_t _
+    for _ in range(min(limit, k.count)):
         if k.cursor >= k.count:
             k.cursor = 0
         if take_bits(c, k, k.units[k.cursor]):
@@ -239,8 +239,8 @@ cdef bint new_slab(Ctx *c, SlabClass *k, uint32_t block) noexcept nogil:
     return True
 
 
-cdef bint give_back_empty(Ctx *c) noexcept nogil:
-    """Return slabs without a block in use to the arena; only when it is full."""
+cdef bint heap_trim(Ctx *c) noexcept nogil:
+    """Return slabs without a block in use to the arena: when it is full, and when there is time."""
     cdef int i, w
     cdef uint32_t j, n, got
     cdef uint64_t bits[4]
@@ -298,16 +298,16 @@ cdef uint64_t alloc_small(Ctx *c, int cls) noexcept nogil:
 
 cdef uint64_t heap_alloc(Ctx *c, uint64_t size) noexcept nogil:
     """Claim a block and return its offset in the payload, 64-byte aligned (a large one aligned to
-    its unit), or HEAP_FULL.  The block is the caller's until the seal of the object that names it."""
+    its unit), or HEAP_FULL.  It is the caller's until the seal of the object that names it."""
     cdef int cls = class_of(size)
     cdef uint64_t off
     if cls >= 0:
         off = alloc_small(c, cls)
-        if off == HEAP_FULL and give_back_empty(c):
+        if off == HEAP_FULL and heap_trim(c):
             off = alloc_small(c, cls)
         return off
     off = alloc_units(c, (size + PR_UNIT - 1) // PR_UNIT, UNIT_LARGE)
-    if off == HEAP_FULL and give_back_empty(c):
+    if off == HEAP_FULL and heap_trim(c):
         off = alloc_units(c, (size + PR_UNIT - 1) // PR_UNIT, UNIT_LARGE)
     return off * PR_UNIT if off != HEAP_FULL else HEAP_FULL
 

@@ -6,14 +6,14 @@ in the record, which it sets and clears itself; whoever clears the last one free
 count, because after a crash between adding one and noting it nobody could tell whether it was
 added, while setting a bit twice, or clearing a dead process's bits, does no harm.
 
-Whoever hands an id on keeps its own hold until the receiver has set its bit: a queued task's ids are
-held by its submitter, the ids inside a value by its writer, then by its owner.
+Whoever hands an id on keeps its own hold until the receiver has set its bit: a queued task's ids
+are held by its submitter, the ids inside a value by its writer, then by its owner.
 
-The seal is the one point of publication: before it the record is its maker's alone, after it neither
-the value nor its place changes.
+The seal is the one point of publication: before it the record is its maker's alone, after it
+neither the value nor its place changes.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from pyray._core.dispatch cimport announce, ring_node, wake_process
 from pyray._core.heap cimport heap_free
 from pyray._core.layout cimport *
@@ -40,7 +40,7 @@ cdef bint alive(Ctx *c, uint64_t handle) noexcept nogil:
 
 
 cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil:
-    """Set this process's bit.  False if the object is gone.  Somebody else must hold it meanwhile."""
+    """Set this process's bit.  False if the object is gone.  Somebody must hold it meanwhile."""
     cdef pr_object *o
     cdef uint64_t s
     if not alive(c, handle):

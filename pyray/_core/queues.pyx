@@ -1,18 +1,18 @@
 """Ready queues: how a task gets from the process that made it ready to the worker that runs it.
 
 Every process has eight lanes, each a first-in-first-out list of task handles: seven for one depth
-each, the last for tasks that wait at the node for resources of their own.  Only the process itself appends.  Anybody takes: what counts is the compare-and-swap on
-the *task's own* state word, from READY to CLAIMED by me.  A lane's head, its entries and the hints
-are only hints about where to look: a handle that stands there twice, or is stale, is skipped,
-because its generation or its status does not fit.  So nothing here needs mending when a process
-dies in the middle, and a stopped process holds up nobody.
+each, the last for tasks that wait at the node for resources of their own.  Only the process itself
+appends.  Anybody takes: what counts is the compare-and-swap on the *task's own* state word, from
+READY to CLAIMED by me.  A lane's head, its entries and the hints are only hints about where to
+look: a handle that stands there twice, or is stale, is skipped, because its generation or its
+status does not fit.  So nothing here needs mending when a process dies in the middle, and a stopped
+process holds up nobody.
 
 A worker takes from the process whose hint is highest: deeper tasks first, which keeps the number of
 blocked workers near depth x CPUs.  What a blocked worker awaits counts as one deeper than itself.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
 from pyray._core.layout cimport *
 from pyray._core.records cimport gen_in, gen_of, plausible, segment_new, segment_recycle
 from pyray._core.shm cimport Ctx, task_at
@@ -228,7 +228,7 @@ cdef bint queue_visible_slow(Ctx *c) noexcept nogil:
 cdef uint64_t queue_length(Ctx *c, uint32_t proc) noexcept nogil:
     cdef uint64_t n = 0
     cdef int i
-    for i in range(PR_LANES):
+    for i in range(NODE_LANE):
         if not lane_empty(&c.procs[proc].lane[i]):
             n += c.procs[proc].lane[i].tail - c.procs[proc].lane[i].head
     return n

@@ -7,7 +7,7 @@ in the chunk, which the owner harvests.  A dead process's chunks are adopted by 
 that needs one.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from pyray._core.layout cimport *
@@ -98,8 +98,8 @@ cdef bint harvest_chunk(Ctx *c, Slots *s, uint32_t chunk) noexcept nogil:
 
 
 cdef bint harvest(Ctx *c, Slots *s, uint32_t limit) noexcept nogil:
-    cdef uint32_t i
-    for i in range(min(limit, s.n_chunks)):
+    cdef uint32_t _
+    for _ in range(min(limit, s.n_chunks)):
         if s.cursor >= s.n_chunks:
             s.cursor = 0
         s.cursor += 1

@@ -7,12 +7,10 @@ Order matters in two places.  Ids inside values that the dead process was liable
 before its holds are dropped, or they would go with it.  Its slot becomes free last.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
-from pyray._core.heap cimport heap_footprint, heap_free
 from pyray._core.layout cimport *
-from pyray._core.objects cimport alive, await_object, deps_of, enqueue, returns_of, task_ready
+from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
 from pyray._core.objects cimport sealed, try_free
 from pyray._core.records cimport gen_of, object_recycle, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
@@ -164,9 +162,6 @@ cdef void orphan_objects(uint32_t p) noexcept nogil:
                         continue
                 if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
                     object_recycle(C, handle_of(slot, s))
-            elif (s & 0xFF) == OBJ_FREEING:
-                # p (or another) was freeing it; a live one finishes by itself, so only ours.
-                pass
 
 
 cdef int reclaim_memory(uint32_t p) except -1:
@@ -174,11 +169,9 @@ cdef int reclaim_memory(uint32_t p) except -1:
     cdef uint64_t n = C.head.n_units
     cdef uint8_t *live
     cdef uint32_t k, i
-    cdef uint64_t slot, s, u, first, last, block
+    cdef uint64_t slot, s, u
     cdef pr_object *o
     cdef pr_task *t
-    cdef pr_slab *slab
-    cdef uint64_t used[4]
     cdef uint64_t *masks
     live = <uint8_t *>calloc(n, 1)
     masks = <uint64_t *>calloc(n * 4, 8)
@@ -258,7 +251,7 @@ cdef uint32_t _orphans = 0
 def release_empty():
     """Return slabs that dead processes left, once nothing in them is in use, and the records of
     tasks that failed while they waited."""
-    cdef uint64_t u, handle
+    cdef uint64_t handle
     for handle in list(_zombies):
         if deps_there(handle):
             _zombies.remove(handle)

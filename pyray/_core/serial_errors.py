@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyray._core.errors import PyrayError
+
 __all__ = [
     "CorruptObjectError",
     "DefinitionNotFoundError",
@@ -14,7 +19,7 @@ RECURSION_MESSAGE = (
 )
 
 
-class SerializationError(TypeError):
+class SerializationError(PyrayError, TypeError):
     """A value cannot be serialized; the message starts with the path to the culprit.
 
     Attributes
@@ -30,7 +35,7 @@ class RecursionDepthError(SerializationError, RecursionError, ValueError):
     """A value is nested more than 1,000 levels deep, or contains itself."""
 
 
-class CorruptObjectError(ValueError):
+class CorruptObjectError(PyrayError, ValueError):
     """Bytes that are not a serialized object."""
 
 
@@ -42,7 +47,7 @@ def describe(key: object) -> str:
     """Give a key's repr, shortened; a key whose repr fails still gets a name."""
     try:
         text = repr(key)
-    except Exception:  # noqa: BLE001 - the repr is the user's
+    except Exception:
         text = f"<{type(key).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -51,7 +56,7 @@ _ATOMS = (bool, int, float, complex, str, bytes, bytearray, type(None), type)
 _PROBES_MAX = 10_000
 
 
-def _parts(value: object):
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield (label, part) of a value's elements, as one would write them in Python."""
     if isinstance(value, dict):
         for key, item in list(value.items()):
@@ -96,7 +101,9 @@ def _parts(value: object):
                 yield f".{name}", getattr(value, name)
 
 
-def explain(error: Exception, path: str, value: object, probe) -> SerializationError:
+def explain(
+    error: Exception, path: str, value: Any, probe: Callable[[Any], Exception | None]
+) -> SerializationError:
     """Make the error that names the smallest element which cannot be serialized.
 
     Parameters
@@ -128,7 +135,7 @@ def explain(error: Exception, path: str, value: object, probe) -> SerializationE
                 if problem is not None:
                     path, value, error, found = path + label, part, problem, True
                     break
-    except Exception:  # noqa: BLE001
+    except Exception:
         found = False  # a hostile __getattr__ and the like: what is known must do
     text = str(error)
     kind = type(value)

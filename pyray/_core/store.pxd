@@ -1,5 +1,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+cdef enum:
+    PACKED_BYTES = 48           # nonce, handle, parent id, counter, index
+
 cdef class ObjectID:
     cdef uint64_t handle
     cdef uint64_t counter       # with parent and index: what the 20 bytes are computed from
@@ -22,7 +25,6 @@ cdef object load_raw(uint64_t handle, object pin)
 cdef object borrow_for_view(uint64_t handle)
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
 cdef int escape(ObjectID oid) except -1
-cdef void set_task_thread(bint on)
 cdef int sweep_store()
 cdef void store_reset()
 cdef int take_over_nested(uint64_t handle) except -1

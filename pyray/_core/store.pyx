@@ -1,4 +1,4 @@
-"""The object store as Python sees it: ids, put, get and wait.
+"""The object store as Python sees it: ids, and values going in and out.
 
 What is shared lies in objects.pyx; here are the private ends of it: an ObjectID's Python reference
 count *is* this process's count of the object, numpy views pin it through a Pin, and ids inside
@@ -7,45 +7,31 @@ values are kept alive by whoever is liable for them.
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from pyray._core.dispatch cimport (
-    about_to_search, announce, rescue, token_release, token_resume, wake_process, ring_node,
-)
+from pyray._core.dispatch cimport about_to_search, ring_node, wake_process
 from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_footprint, heap_free, heap_touch
 from pyray._core.heap cimport heap_untouched
 from pyray._core.ids cimport object_digest
 from pyray._core.layout cimport *
-from pyray._core.objects cimport (
-    alive, hold, notify_all, raise_depth, register_waiter, seal, sealed, try_free, unhold, waiter_close,
-    waiter_open,
-)
-from pyray._core.queues cimport queue_visible
-from pyray._core.records cimport gen_in, object_new, object_recycle
-from pyray._core.compact cimport compact_decode as decode_inline, compact_encode as encode_inline
+from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
+from pyray._core.records cimport object_new, object_recycle
+from pyray._core.compact cimport compact_decode as decode_inline
+from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.serializer cimport Encoded, decode, encode
-from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at, task_at
+from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 
 from pyray._core.errors import (
-    ForeignObjectError, GetTimeoutError, NodeDiedError, ObjectLostError, ObjectStoreFullError,
-    OutOfRecordsError, ProcessLimitError, SessionError,
+    ForeignObjectError, NodeDiedError, ObjectLostError, ObjectStoreFullError, OutOfRecordsError,
+    SessionError,
 )
-
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident() nogil
 
 cdef Ctx *C = get_ctx()
 
 cdef enum:
-    PACKED = 48             # nonce, handle, parent id, counter, index
     SCRATCH = 1024          # values whose compact form fits in here are stored in that form
-    SPIN_NS = 30000         # a waiter looks this long before it parks
-    CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
-    RESUME_NS = 3600000000000
     GUARDED = 1 << 20       # allocations that touch this much new memory are checked first
 
 # id handle -> address of the one ObjectID of this process for an object whose id has escaped.
@@ -57,18 +43,14 @@ cdef dict _contained = {}
 cdef dict _view_holds = {}
 cdef list _dropped = []
 cdef bint _dropping = False
-cdef uint32_t _mark = 0
-cdef unsigned long _task_thread = 0
 cdef str _broken_reason = ""
-cdef object _tick = None            # called about every 0.1 s of a wait: (seconds, [ids])
 cdef object _sweep = None           # lets go of what this process holds for nothing
 cdef object _guard = None           # called before memory grows: (bytes) -> None or a reason
 
 
-def set_callbacks(tick, guard):
-    """What the layer above wants to be asked: on long waits, and before memory grows."""
-    global _tick, _guard
-    _tick = tick
+def set_guard(guard):
+    """Have `guard(bytes)` asked before memory grows: None, or why it may not."""
+    global _guard
     _guard = guard
 
 
@@ -84,12 +66,6 @@ def break_session(str reason):
     if C.attached:
         C.broken = True
         notify_all(C)
-
-
-cdef void set_task_thread(bint on):
-    """From now on the calling thread runs tasks: its waits give the CPU back."""
-    global _task_thread
-    _task_thread = PyThread_get_thread_ident() if on else 0
 
 
 cdef int check_session() except -1:
@@ -232,14 +208,14 @@ cdef int escape(ObjectID oid) except -1:
 
 def pack(ObjectID oid):
     """The bytes that stand for an id inside a value."""
-    cdef char out[PACKED]
+    cdef char out[PACKED_BYTES]
     escape(oid)
     memcpy(out, &C.head.nonce, 8)
     memcpy(out + 8, &oid.handle, 8)
     memcpy(out + 16, <const char *>oid.parent, 20)
     memcpy(out + 36, &oid.counter, 8)
     memcpy(out + 44, &oid.index, 4)
-    return out[:PACKED]
+    return out[:PACKED_BYTES]
 
 
 def unpack(bytes packed):
@@ -258,8 +234,8 @@ def unpack(bytes packed):
     cdef object address
     cdef ObjectID oid
     check_session()
-    if len(packed) != PACKED:
-        raise ValueError(f"a packed id has {PACKED} bytes, not {len(packed)}")
+    if len(packed) != PACKED_BYTES:
+        raise ValueError(f"a packed id has {PACKED_BYTES} bytes, not {len(packed)}")
     memcpy(&nonce, p, 8)
     if nonce != C.head.nonce:
         raise ForeignObjectError("this ObjectID is of another session (ids hold only within the "
@@ -418,16 +394,16 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, bint own,
     count = len(enc.contained)
     total = enc.nbytes
     if count:
-        total += count * PACKED + 8
+        total += count * PACKED_BYTES + 8
     off = alloc(total)
     try:
         enc.write_to(C.payload + off)
         if count:
             at = C.payload + off + enc.nbytes
-            for oid in enc.contained:
-                packed = pack(<ObjectID>oid)
-                memcpy(at, <const char *>packed, PACKED)
-                at += PACKED
+            for nested in enc.contained:
+                packed = pack(<ObjectID>nested)
+                memcpy(at, <const char *>packed, PACKED_BYTES)
+                at += PACKED_BYTES
             memcpy(at, &count, 8)
     except BaseException:
         heap_free(C, off, total)
@@ -452,8 +428,8 @@ cdef list nested_ids(pr_object *o):
     cdef uint64_t count
     cdef const char *end = C.readonly + o.off + o.size
     memcpy(&count, end - 8, 8)
-    cdef const char *at = end - 8 - count * PACKED
-    return [unpack(at[i * PACKED:(i + 1) * PACKED]) for i in range(count)]
+    cdef const char *at = end - 8 - count * PACKED_BYTES
+    return [unpack(at[i * PACKED_BYTES:(i + 1) * PACKED_BYTES]) for i in range(count)]
 
 
 cdef object load_raw(uint64_t handle, object holder):
@@ -468,7 +444,7 @@ cdef object load_raw(uint64_t handle, object holder):
         return decode_inline(C.readonly + o.off, size)
     if s & OBJ_NESTED:
         memcpy(&count, C.readonly + o.off + size - 8, 8)
-        size -= count * PACKED + 8
+        size -= count * PACKED_BYTES + 8
     return decode(C.readonly + o.off, size, pin(holder))
 
 
@@ -493,7 +469,6 @@ cdef object borrow_for_view(uint64_t handle):
     Not an id that can be passed on: a task's argument is known here by its handle only.
     """
     cdef object address = _interned.get(handle)
-    cdef ObjectID oid
     if address is not None:
         return <object><PyObject *><size_t>address
     cdef ViewHold v = ViewHold.__new__(ViewHold)
@@ -538,327 +513,13 @@ cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object roo
     return oid
 
 
-# ---- waiting -------------------------------------------------------------------------------
-
-cdef Py_ssize_t count_sealed(uint64_t *handles, Py_ssize_t n, Py_ssize_t need,
-                             bint *error) noexcept nogil:
-    """How many are there; stops at `need`.  `error`: one of those seen is an error."""
-    cdef Py_ssize_t i, ready = 0
-    cdef uint64_t s
-    for i in range(n):
-        s = at_load64(&object_at(C, handles[i]).state)
-        if (s & 0xFF) == OBJ_SEALED:
-            ready += 1
-            if s & OBJ_ERROR:
-                error[0] = True
-            if ready >= need:
-                break
-    return ready
-
-
-cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
-    """Spin, then park, until enough events came in or the time is up or a signal came."""
-    cdef uint32_t events = 0
-    cdef int64_t start = now_ns(), left
-    cdef int i
-    while True:
-        if <int>(at_load_relaxed32(&w.events) - w.target) >= 0:
-            return
-        for i in range(20):
-            cpu_pause()
-        left = now_ns()
-        if left - start > SPIN_NS or left > until:
-            break
-    while True:
-        events = at_load32(&w.events)
-        if <int>(events - w.target) >= 0:
-            return
-        left = until - now_ns()
-        if left <= 0:
-            return
-        at_store32(&w.parked, 1)
-        i = futex_wait(&w.events, events, left)
-        at_store32(&w.parked, 0)
-        if i == -4:     # EINTR
-            return
-
-
-cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
-    """The task that this process runs starts to wait: give its CPU to whoever can use it."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        if not sealed(C, handles[i]):
-            raise_depth(C, handles[i], C.me.depth + 1, 0)
-    at_store32(&C.me.blocked, 1)
-    if C.me.shaped == SHAPED_RUNS:
-        at_store32(&C.me.shaped, SHAPED_BLOCKED)
-        ring_node(C)
-    else:
-        token_release(C)
-        if queue_visible(C):
-            announce(C)
-
-
-cdef int unblock() except -1:
-    """Take the CPU again before the task goes on."""
-    cdef uint32_t seen
-    if C.me.shaped == SHAPED_BLOCKED:
-        at_store32(&C.me.shaped, SHAPED_WANTS)
-        ring_node(C)
-        while at_load32(&C.me.shaped) == SHAPED_WANTS and not at_load32(&C.dispatch.stopping):
-            with nogil:
-                seen = at_load32(&C.me.wake)
-                if at_load32(&C.me.shaped) == SHAPED_WANTS:
-                    at_store32(&C.me.parked, 1)
-                    futex_wait(&C.me.wake, seen, CHUNK_NS)
-                    at_store32(&C.me.parked, 0)
-    else:
-        with nogil:
-            token_resume(C, RESUME_NS)
-    at_store32(&C.me.blocked, 0)
-    return 0
-
-
-cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64_t until,
-                         bint stop_at_error, list ids) except -1:
-    """Wait until `need` of the objects are sealed; how many are, which may be fewer at the time
-    limit (`until`, monotonic ns; negative: none) or, if so told, when one is an error."""
-    cdef bint error = False, blocked = False
-    cdef Py_ssize_t i, ready
-    cdef int waiter
-    cdef pr_waiter *w = NULL
-    cdef uint32_t events = 0
-    cdef int64_t start, now, end, looked
-    ready = count_sealed(handles, n, need, &error)
-    if ready >= need or (error and stop_at_error):
-        return ready
-    start = now_ns()
-    if 0 <= until <= start:
-        return ready
-    mapping = current_mapping()     # a shutdown in another thread must not unmap under us
-    waiter = waiter_open(C)
-    looked = start
-    blocked = _task_thread != 0 and PyThread_get_thread_ident() == _task_thread
-    if blocked:
-        block(handles, n)
-    try:
-        while True:
-            if waiter >= 0:
-                w = &C.me.waiter[waiter % PR_WAITERS]
-                events = at_load32(&w.events)
-                at_store32(&w.target, events + (1 << 30))
-                ready = 0
-                error = False
-                for i in range(n):
-                    if sealed(C, handles[i]) or register_waiter(C, handles[i], waiter):
-                        ready += 1
-                        if at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR:
-                            error = True
-                        if ready >= need:
-                            break
-            else:
-                ready = count_sealed(handles, n, need, &error)
-            if ready >= need or (error and stop_at_error):
-                return ready
-            now = now_ns()
-            if 0 <= until <= now:
-                return ready
-            end = now + CHUNK_NS
-            if 0 <= until < end:
-                end = until
-            if waiter >= 0:
-                at_store32(&w.target, events + <uint32_t>(need - ready))
-                with nogil:
-                    sleep_on(w, end)
-            else:
-                # More threads wait than there are waiters: this one looks every millisecond.
-                with nogil:
-                    futex_wait(&C.dispatch.sweep, C.dispatch.sweep, 1000000)
-            PyErr_CheckSignals()
-            if C.broken:
-                raise NodeDiedError(_broken_reason)
-            if at_load32(&C.dispatch.stopping) or not C.attached:
-                raise SessionError("the session was shut down during this wait")
-            now = now_ns()
-            if now - looked >= CHUNK_NS - 1000000:
-                looked = now
-                rescue(C)
-                if at_load32(&C.me.refused):
-                    count = C.me.refused - 1
-                    at_store32(&C.me.refused, 0)
-                    raise ProcessLimitError(
-                        f"this wait needs one more worker, but the session has its limit of "
-                        f"{count} processes, blocked in waits of their own: nest less deeply, or "
-                        "wait in fewer tasks at once")
-                if _tick is not None:
-                    _tick((now - start) / 1e9, ids)
-    finally:
-        if waiter >= 0 and C.attached:
-            waiter_close(C, waiter)
-        if blocked and C.attached:
-            unblock()
-
-
-cdef int64_t deadline(object timeout) except? -2:
-    if timeout is None:
-        return -1
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        try:
-            timeout = float(timeout)
-        except (TypeError, ValueError):
-            raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
-    if not timeout >= 0:
-        raise ValueError(f"timeout is a number of seconds, 0 or more, not {timeout!r}")
-    if timeout > 1e9:
-        return -1
-    return now_ns() + <int64_t>(timeout * 1e9)
-
-
-cdef object get_one(ObjectID oid, object timeout):
-    cdef int64_t until
-    check_id(oid)
-    if not sealed(C, oid.handle):
-        until = deadline(timeout)
-        if wait_for(&oid.handle, 1, 1, until, False, [oid]) < 1:
-            raise GetTimeoutError(
-                f"get waited {timeout} s for {oid!r}, which is not there yet; "
-                "the task goes on, and get may be called again")
-    return load_value(oid)
-
-
-def get(refs, *, timeout=None):
-    """The value of an object, or the values of a list of them: see pyray.get."""
-    cdef Py_ssize_t n, i, ready
-    cdef uint64_t *handles
-    cdef ObjectID oid
-    cdef int64_t until
-    cdef list ids, out
-    if type(refs) is ObjectID:
-        return get_one(<ObjectID>refs, timeout)
-    check_session()
-    if type(refs) is not list:
-        if isinstance(refs, (list, tuple)):
-            refs = list(refs)
-        else:
-            raise TypeError(
-                f"get takes an ObjectID or a list of ObjectIDs, not {type(refs).__name__}")
-    ids = refs
-    n = len(ids)
-    for i in range(n):
-        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            raise TypeError(f"get takes ObjectIDs; item {i} of the list is "
-                            f"{type(ids[i]).__name__}")
-        check_id(<ObjectID>ids[i])
-    until = deadline(timeout)
-    handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))
-    if handles == NULL:
-        raise MemoryError
-    ids = list(ids)     # the caller's may change while we wait
-    try:
-        for i in range(n):
-            handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
-        ready = wait_for(handles, n, n, until, True, ids)
-        if ready < n:
-            for i in range(n):
-                # An error that is there is raised at once, whatever is still missing.
-                if (sealed(C, handles[i])
-                        and at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR):
-                    load_value(<ObjectID>ids[i])
-            raise GetTimeoutError(f"get waited {timeout} s: {n - ready} of {n} objects are not "
-                                  "there yet; the tasks go on, and get may be called again")
-    finally:
-        free(handles)
-    out = []
-    for i in range(n):
-        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i)))
-    return out
-
-
-def wait(refs, *, num_returns=1, timeout=None):
-    """Which of some objects are there: see pyray.wait."""
-    global _mark
-    cdef Py_ssize_t n, i, need, found
-    cdef uint64_t *handles
-    cdef ObjectID oid
-    cdef list ids, ready, rest
-    cdef int64_t until
-    check_session()
-    if type(refs) is ObjectID:
-        raise TypeError("wait takes a list of ObjectIDs, not a single one")
-    if not isinstance(refs, (list, tuple)):
-        raise TypeError(f"wait takes a list of ObjectIDs, not {type(refs).__name__}")
-    ids = list(refs)
-    n = len(ids)
-    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
-        raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
-    need = num_returns
-    if n == 0:
-        raise ValueError("wait needs at least one ObjectID")
-    if not 1 <= need <= n:
-        raise ValueError(f"num_returns is between 1 and the number of ids, {n}, not {need}")
-    until = deadline(timeout)
-    _mark += 1
-    for i in range(n):
-        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            raise TypeError(f"wait takes ObjectIDs; item {i} of the list is "
-                            f"{type(ids[i]).__name__}")
-        oid = <ObjectID>PyList_GET_ITEM(ids, i)
-        if oid.epoch != C.epoch:
-            check_id(oid)
-        if oid.mark == _mark:
-            raise ValueError(f"wait takes each id once; {oid!r} is there twice")
-        oid.mark = _mark
-    found = 0
-    for i in range(n):
-        if sealed(C, (<ObjectID>PyList_GET_ITEM(ids, i)).handle):
-            found += 1
-            if found == need:
-                break
-    if found < need:
-        handles = <uint64_t *>malloc(n * sizeof(uint64_t))
-        if handles == NULL:
-            raise MemoryError
-        try:
-            for i in range(n):
-                handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
-            wait_for(handles, n, need, until, False, ids)
-        finally:
-            free(handles)
-    ready = []
-    rest = []
-    for i in range(n):
-        oid = <ObjectID>PyList_GET_ITEM(ids, i)
-        if sealed(C, oid.handle):
-            ready.append(oid)
-            if <Py_ssize_t>len(ready) == need:
-                rest.extend(ids[i + 1:])
-                break
-        else:
-            rest.append(oid)
-    return ready, rest
-
-
-def arrow_parts(ObjectID oid):
-    """An object's bytes and whether they are the compact form; waits for it."""
-    cdef pr_object *o
-    cdef uint64_t s, size, count
-    check_id(oid)
-    if not sealed(C, oid.handle):
-        wait_for(&oid.handle, 1, 1, -1, False, [oid])
-    o = object_at(C, oid.handle)
-    s = at_load64(&o.state)
-    size = o.size
-    if s & OBJ_INLINE:
-        return (<const char *>o.data)[:size], True
-    if s & OBJ_NESTED:
-        memcpy(&count, C.readonly + o.off + size - 8, 8)
-        size -= count * PACKED + 8
-    return (C.readonly + o.off)[:size], bool(s & OBJ_COMPACT)
-
+# ---- figures ---------------------------------------------------------------------------------
 
 def object_stats():
     """Figures of the store: bytes in use and in all, and what this process is liable for."""
     check_session()
+    if _sweep is not None:
+        _sweep()
     return {
         "used": C.head.used_units * PR_UNIT,
         "total": C.head.n_units * PR_UNIT,

@@ -8,28 +8,28 @@ call.
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM
-from cpython.ref cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from pyray._core.compact cimport compact_decode as decode_inline, compact_encode as encode_inline
 from pyray._core.dispatch cimport announce, next_task, ring_node, stop_searching, token_release
-from pyray._core.heap cimport heap_free, heap_reset
+from pyray._core.heap cimport heap_free, heap_reset, heap_trim
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport (
-    alive, await_object, deps_of, enqueue, returns_of, seal, sealed, task_ready,
+    alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
 )
 from pyray._core.queues cimport queue_push, queues_reset
 from pyray._core.records cimport gen_in, gen_of, records_reset, task_new, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
     ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
-    new_record, put_value, set_sweep, set_task_thread, store_reset, store_value, sweep_store,
+    new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
+from pyray._core.waiting cimport set_task_thread
 
-from pyray._core.errors import OutOfRecordsError, SessionError
+from pyray._core.errors import OutOfRecordsError
 
 cdef Ctx *C = get_ctx()
 
@@ -121,6 +121,7 @@ def sweep():
         return 0
     sweep_held()
     sweep_store()
+    heap_trim(C)
     return len(_held) + (1 if has_duties() else 0)
 
 
@@ -137,6 +138,7 @@ cdef class Caller:
     function's number and the shape of its resources.
     """
     cdef readonly object function       # the RemoteFunction that this belongs to
+    cdef object path                    # its arguments' name in an error
     cdef object bind                    # (Caller) -> None, or a callable to use instead
     cdef object check                   # (args, kwargs) -> None, raises TypeError
     cdef uint32_t epoch
@@ -149,6 +151,7 @@ cdef class Caller:
 
     def __init__(self, function, bind, check):
         self.function = function
+        self.path = ArgumentPath(function)
         self.bind = bind
         self.check = check
         self.min_args = 0
@@ -217,15 +220,14 @@ cdef object submit(Caller f, tuple args, dict kwargs):
             payload = (payload, tuple(kwargs))
         if ndeps:
             refs = []
-            for position, oid in deps:
+            for _, oid in deps:
                 escape(oid)
                 refs.append(oid)
     # Everything that can fail comes before anything that others can see.
     n = encode_inline(payload, inline_args, PR_INLINE_ARGS)
     if n < 0:
         _counter += 1
-        args_object = put_value(payload, parent, _counter,
-                                ArgumentPath(f.function, nargs, tuple(kwargs)))
+        args_object = put_value(payload, parent, _counter, f.path)
         escape(args_object)
         flags |= TASK_F_ARGS_OBJECT
         if refs is None:
@@ -313,15 +315,14 @@ cdef object submit(Caller f, tuple args, dict kwargs):
 
 
 class ArgumentPath:
-    """Names the root of an argument in a serialization error: ``f's argument 2`` or ``f's a=``."""
+    """Names the root of a call's arguments in a serialization error; made before it is needed, so
+    it says it only when asked."""
 
-    def __init__(self, function, nargs, names):
+    def __init__(self, function):
         self.function = function
-        self.nargs = nargs
-        self.names = names
 
     def __str__(self):
-        return f"arguments of {getattr(self.function, '_name', 'the task')}"
+        return f"arguments of {getattr(self.function, '_name', 'the task')}: args"
 
 
 # ---- running -------------------------------------------------------------------------------
@@ -364,7 +365,7 @@ def current_name():
 
 
 cdef void finish(uint64_t handle) noexcept nogil:
-    """The returns are sealed: the record goes back, or to its submitter if that holds ids for it."""
+    """The returns are sealed: the record goes back, or to its submitter if it holds ids for it."""
     cdef pr_task *t = task_at(C, handle)
     cdef uint64_t s
     if t.ext_size:
@@ -397,6 +398,10 @@ cdef int store_error(pr_task *t, object error) except -1:
         except Exception as problem:
             store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, False, "exception")
     return 0
+
+
+cdef bytes current_base():
+    return base()
 
 
 cdef int store_error_at(uint64_t task, object error) except -1:
@@ -584,53 +589,7 @@ cdef int run_assigned(uint64_t handle) except -1:
     return 0
 
 
-# ---- definitions ---------------------------------------------------------------------------
-
-def define(bytes blob):
-    """Publish a pickled function or class for all processes of the session; returns its number."""
-    cdef uint32_t number
-    check_session()
-    number = reserve_definition()
-    publish_definition(number, blob)
-    return number
-
-
-def reserve_definition():
-    """A number for a definition whose bytes follow: one that refers to itself needs it first."""
-    cdef uint32_t number
-    check_session()
-    number = at_add32(&C.head.funcs_used, 1)
-    if number >= PR_MAX_FUNCS:
-        at_add32(&C.head.funcs_used, <uint32_t>-1)
-        raise OutOfRecordsError(f"a session holds at most {PR_MAX_FUNCS} definitions of functions "
-                                "and classes; define remote functions once, not in a loop")
-    return number
-
-
-def publish_definition(uint32_t number, bytes blob):
-    """Give a reserved number its bytes; they stay for the rest of the session."""
-    cdef ObjectID oid
-    check_session()
-    oid = put_value(blob, base(), <uint64_t>number << 40, "definition")
-    escape(oid)
-    # In the name of the node, which never lets go: definitions outlive the process that made them.
-    at_or64(&object_at(C, oid.handle).holders[0], 2)
-    at_store64(&C.funcs[number].object, oid.handle)
-
-
-def definition(uint32_t number):
-    """The bytes of a definition; waits while another process is still writing it."""
-    cdef int64_t end = now_ns() + 10000000000
-    check_session()
-    while at_load64(&C.funcs[number].object) == 0:
-        if now_ns() > end:
-            raise SessionError(f"definition {number} was announced 10 s ago but never written: the "
-                               "process that was writing it died")
-        with nogil:
-            futex_wait(&C.dispatch.sweep, C.dispatch.sweep, 1000000)
-        PyErr_CheckSignals()
-    return load_raw(C.funcs[number].object, None)
-
+# ---- the rest ---------------------------------------------------------------------------------
 
 def reset():
     """Forget private state: after attach and detach, and in a freshly forked worker."""

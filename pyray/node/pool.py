@@ -589,5 +589,5 @@ class Pool:
         """
         figures = f"({len(self.live)} live, {self.starting} starting, cap {self.cap})"
         assert self.starting >= 0, f"fewer than none are starting {figures}"
-        assert self.unmet >= 0 and self.permits >= 0 and self.fast_need >= 0, figures
+        assert min(self.unmet, self.permits, self.fast_need) >= 0, figures
         assert not (self.permits and not self.unmet), f"permits that limit nothing {figures}"

@@ -1,4 +1,4 @@
-"""The node's shell: turns what happens into events for the scheduler, and carries its instructions out.
+"""The node's shell: turns what happens into events for the scheduler, and does what it says.
 
 One thread, one loop.  It sleeps in epoll until a bell rings (an eventfd that submitters and workers
 write to when shared memory has news for it), a worker ends (pidfd) or prints (pipe), somebody calls
@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pyray import definitions, protocol
@@ -25,9 +26,11 @@ from pyray.exceptions import OwnerDiedError, WorkerCrashedError
 from pyray.node import pool as m
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
-from pyray.node.workers import Worker, children, describe_exit, fork_worker
+from pyray.node.workers import Pipe, Worker, children, describe_exit, fork_worker
 
 TICK_SECONDS = 1.0
+# How often the node looks at the fast path while that and tasks of other shapes take turns.
+TURN_SECONDS = 0.01
 # What an idle worker may take to end by itself before it is killed with the rest.
 GRACE_SECONDS = 0.25
 # Output for the driver that may pile up before the workers' pipes are left alone for a while.
@@ -79,6 +82,8 @@ class Shell:
         self.sweeps = 0
         self.ended = False
         self.fast_blocked = 0
+        self.released = False
+        self.crash: tuple[int, str, str | None, int | None] = (0, "ended", None, None)
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -119,10 +124,14 @@ class Shell:
             timeout = -1.0
             if self._needs_ticks():
                 timeout = max(0.0, next_tick - time.monotonic())
+            if self.scheduler.deferring or control.wanted_tokens():
+                timeout = TURN_SECONDS
             for fd, events in self.epoll.poll(timeout):
                 handler = self.by_fd.get(fd)
                 if handler is not None:
                     handler(events)
+            if timeout == TURN_SECONDS:
+                self.look()
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECONDS
                 if self._needs_ticks():
@@ -271,7 +280,7 @@ class Shell:
         """What the workers are doing."""
         out = []
         for w in self.workers.values():
-            _, blocked, shaped, current, ran = control.process_view(w.slot)
+            _, blocked, _, current, ran = control.process_view(w.slot)
             task = control.task_view(current) if current else None
             out.append(
                 {
@@ -344,18 +353,21 @@ class Shell:
 
     def look(self) -> None:
         """Find out what has changed in shared memory and tell the scheduler."""
+        news = control.new_shaped_tasks()
+        if news or self.shaped:
+            # First, since what follows is decided by it.
+            ready, depth = control.fast_queue()
+            running = control.token_counts()[2]
+            self.feed(m.FastDemand(ready + running if ready else 0, depth=depth))
         self._look_at_workers()
-        for task, shape, depth in control.new_shaped_tasks():
+        for task, shape, depth in news:
             if task in self.shaped:
                 self.feed(m.TaskUrgent(task))
             else:
                 self.shaped[task] = shape
                 self.feed(m.TaskSubmitted(task, shape, depth))
-        if self.shaped:
-            ready = control.ready_tasks()
-            running = control.token_counts()[2]
-            self.feed(m.FastDemand(ready + running if ready else 0))
         self._count_tokens()
+        self._collect_tokens()
         if control.take_spawn_request():
             self.feed(m.NeedWorker(1))
         elif self.scheduler.short_of_workers and control.idle_workers():
@@ -409,6 +421,15 @@ class Shell:
         if extra > 0:
             self.feed(m.TokensAcquired(extra))
 
+    def _collect_tokens(self) -> None:
+        """Take free tokens for what the scheduler wants; workers hand in others between tasks."""
+        wanted = control.wanted_tokens()
+        if wanted:
+            got = control.take_tokens(wanted)
+            if got:
+                control.want_tokens(wanted - got)
+                self.feed(m.TokensAcquired(got))
+
     # ---- the scheduler ---------------------------------------------------------------------
 
     def feed(self, event: m.Event) -> None:
@@ -417,6 +438,7 @@ class Shell:
         if len(self.queue) > 1:
             return  # the call that is under way will come to it
         while self.queue:
+            self.released = False
             for instruction in self.scheduler.handle(self.queue[0]):
                 self._carry_out(instruction)
             self.queue.popleft()
@@ -429,11 +451,12 @@ class Shell:
                 self.workers[i.worker].state = SHAPED_RUNS
                 control.resume(i.worker)
             case m.WantTokens():
-                got = control.take_tokens(i.count)
-                control.want_tokens(i.count - got)
-                if got:
-                    self.queue.append(m.TokensAcquired(got))
+                control.want_tokens(i.count)
+                if not self.released:
+                    self._collect_tokens()
             case m.ReleaseTokens():
+                # What was given back is the fast path's turn: it is not taken again at once.
+                self.released = True
                 control.give_tokens(i.count)
             case m.StartWorker():
                 self._start_worker()
@@ -446,6 +469,8 @@ class Shell:
                 control.requeue(i.task, i.attempt)
             case m.FailTask():
                 self._fail(i.task, i.reason)
+            case m.Dropped():
+                self.shaped.pop(i.task, None)
             case m.CapReached():
                 self._refuse(i)
             case m.PoolBroken():
@@ -491,12 +516,13 @@ class Shell:
     def _start_worker(self) -> None:
         worker = fork_worker(self.context, self.config, self._close_in_child)
         if worker is None:
+            self.queue.append(m.WorkerDied(-1))
             return
         self.workers[worker.slot] = worker
-        self._watch(worker.pidfd, lambda _, w=worker: self._on_death(w))
+        self._watch(worker.pidfd, partial(self._on_death, worker))
         for pipe in worker.pipes:
-            self._watch(pipe.fd, lambda _, w=worker, p=pipe: self._on_output(w, p))
-        self._watch(worker.link.fileno(), lambda e, w=worker: self._on_worker_call(w, e))
+            self._watch(pipe.fd, partial(self._on_output, worker, pipe))
+        self._watch(worker.link.fileno(), partial(self._on_worker_call, worker))
 
     def _close_in_child(self) -> None:
         """In a freshly forked worker: close what is the node's."""
@@ -509,7 +535,7 @@ class Shell:
             w.link.close()
             os.close(w.pidfd)
 
-    def _on_output(self, worker: Worker, pipe: Any) -> None:
+    def _on_output(self, worker: Worker, pipe: Pipe, events: int) -> None:
         if self.outbox_bytes > BACKLOG:
             # The driver does not keep up: leave it in the pipe, which makes the worker wait.
             time.sleep(0.001)
@@ -530,7 +556,7 @@ class Shell:
                 if not frames:
                     break
 
-    def _on_death(self, worker: Worker) -> None:
+    def _on_death(self, worker: Worker, events: int) -> None:
         worker.process.join(0)
         code = worker.process.exitcode
         self._drain(worker)

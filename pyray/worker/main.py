@@ -11,6 +11,7 @@ from typing import Any
 
 from pyray import definitions, protocol
 from pyray._core import serializer, shm, store, tasks
+from pyray._core.errors import NodeDiedError
 from pyray.worker.errors import make_error
 from pyray.worker.output import TaskOutput
 
@@ -43,7 +44,7 @@ class NodeLink:
             self._sock.sendall(protocol.pickled(protocol.CALL, (self._number, operation, args)))
             answer = protocol.read_frame(self._sock)
         if answer is None:
-            raise store.NodeDiedError("the node process ended during this call")
+            raise NodeDiedError("the node process ended during this call")
         _, ok, value = pickle.loads(answer[1])
         if not ok:
             raise value
@@ -148,10 +149,10 @@ def _loop() -> int:
 def load_function(number: int) -> Any:
     """A function by its number, ready to be called."""
     function, extra = definitions.load(number)
-    name, retry, max_calls = extra or (None, None, 0)
+    name, retry, max_calls = extra or ("", None, 0)
     if isinstance(function, int):
         function = definitions.import_definition(function)
-    if name is None:
+    if not name:
         name = getattr(function, "__name__", "task")
     return tasks.Function(function, name, retry, max_calls)
 

@@ -21,13 +21,6 @@ cdef class Moments:
         self.mean = mean
         self.squares = squares
 
-    @classmethod
-    def of(cls, const double[::1] values):
-        """Return the moments of an array."""
-        moments = cls()
-        moments.feed(values)
-        return moments
-
     cpdef feed(self, const double[::1] values):
         """Take in every number of an array."""
         cdef Py_ssize_t i
@@ -69,3 +62,10 @@ cdef class Moments:
 
     def __repr__(self):
         return f"Moments(count={self.count}, mean={self.mean:.4f}, deviation={self.deviation:.4f})"
+
+
+def moments_of(const double[::1] values):
+    """Return the moments of an array."""
+    moments = Moments()
+    moments.feed(values)
+    return moments

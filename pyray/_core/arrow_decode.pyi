@@ -1,0 +1,1 @@
+"""Python objects from the store form; nothing in it is for Python."""

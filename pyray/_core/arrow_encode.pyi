@@ -1,0 +1,1 @@
+"""Python objects into the store form; nothing in it is for Python."""

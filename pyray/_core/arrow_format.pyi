@@ -1,0 +1,1 @@
+"""Arrow IPC messages as constant templates; nothing in it is for Python."""

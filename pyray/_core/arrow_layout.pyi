@@ -1,0 +1,1 @@
+"""From gathered tokens to Arrow messages; nothing in it is for Python."""

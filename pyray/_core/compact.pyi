@@ -1,0 +1,1 @@
+"""The compact form of small values; nothing in it is for Python."""

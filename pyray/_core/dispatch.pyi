@@ -1,0 +1,1 @@
+"""CPU tokens, parking and waking; nothing in it is for Python."""

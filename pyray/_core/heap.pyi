@@ -1,0 +1,1 @@
+"""The payload arena; nothing in it is for Python."""

@@ -1,0 +1,1 @@
+"""Ready queues; nothing in it is for Python."""

@@ -1,0 +1,1 @@
+"""Records of tasks and objects; nothing in it is for Python."""

@@ -1,0 +1,1 @@
+cdef void set_task_thread(bint on)

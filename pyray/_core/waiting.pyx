@@ -1,0 +1,363 @@
+"""get and wait: how a process waits for objects, and what it does with its CPU meanwhile.
+
+A wait registers one waiter with the objects that are missing.  Each seal adds one to the waiter's
+count of events; only the one that completes the wait wakes the process.  A wake-up is a hint: the
+waiter looks at the objects again, and every 0.1 s it looks round besides, for signals, deaths, and
+work that nobody has picked up.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_GET_ITEM
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from pyray._core.dispatch cimport announce, rescue, ring_node, token_release, token_resume
+from pyray._core.layout cimport *
+from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_close, waiter_open
+from pyray._core.queues cimport queue_visible
+from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
+from pyray._core.store cimport ObjectID, PACKED_BYTES, check_id, check_session, load_value
+
+from pyray._core.errors import GetTimeoutError, ProcessLimitError, SessionError
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
+cdef Ctx *C = get_ctx()
+
+cdef enum:
+    SPIN_NS = 30000         # a waiter looks this long before it parks
+    CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
+    RESUME_NS = 3600000000000
+
+cdef unsigned long _task_thread = 0
+cdef uint32_t _mark = 0
+cdef object _tick = None            # called about every 0.1 s of a wait: (seconds, [ids])
+
+
+def set_tick(tick):
+    """Have `tick(seconds, ids)` called some ten times a second by a wait that takes long."""
+    global _tick
+    _tick = tick
+
+
+cdef void set_task_thread(bint on):
+    """From now on the calling thread runs tasks: its waits give the CPU back."""
+    global _task_thread
+    _task_thread = PyThread_get_thread_ident() if on else 0
+
+
+cdef Py_ssize_t count_sealed(uint64_t *handles, Py_ssize_t n, Py_ssize_t need,
+                             bint *error) noexcept nogil:
+    """How many are there; stops at `need`.  `error`: one of those seen is an error."""
+    cdef Py_ssize_t i, ready = 0
+    cdef uint64_t s
+    for i in range(n):
+        s = at_load64(&object_at(C, handles[i]).state)
+        if (s & 0xFF) == OBJ_SEALED:
+            ready += 1
+            if s & OBJ_ERROR:
+                error[0] = True
+            if ready >= need:
+                break
+    return ready
+
+
+cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
+    """Spin, then park, until enough events came in or the time is up or a signal came."""
+    cdef uint32_t events = 0
+    cdef int64_t start = now_ns(), left
+    cdef int i, _
+    while True:
+        if <int>(at_load_relaxed32(&w.events) - w.target) >= 0:
+            return
+        for _ in range(20):
+            cpu_pause()
+        left = now_ns()
+        if left - start > SPIN_NS or left > until:
+            break
+    while True:
+        events = at_load32(&w.events)
+        if <int>(events - w.target) >= 0:
+            return
+        left = until - now_ns()
+        if left <= 0:
+            return
+        at_store32(&w.parked, 1)
+        i = futex_wait(&w.events, events, left)
+        at_store32(&w.parked, 0)
+        if i == -4:     # EINTR
+            return
+
+
+cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
+    """The task that this process runs starts to wait: give its CPU to whoever can use it."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not sealed(C, handles[i]):
+            raise_depth(C, handles[i], C.me.depth + 1, 0)
+    at_store32(&C.me.blocked, 1)
+    if C.me.shaped == SHAPED_RUNS:
+        at_store32(&C.me.shaped, SHAPED_BLOCKED)
+        ring_node(C)
+    else:
+        token_release(C)
+        if queue_visible(C):
+            announce(C)
+
+
+cdef int unblock() except -1:
+    """Take the CPU again before the task goes on."""
+    cdef uint32_t seen
+    if C.me.shaped == SHAPED_BLOCKED:
+        at_store32(&C.me.shaped, SHAPED_WANTS)
+        ring_node(C)
+        while at_load32(&C.me.shaped) == SHAPED_WANTS and not at_load32(&C.dispatch.stopping):
+            with nogil:
+                seen = at_load32(&C.me.wake)
+                if at_load32(&C.me.shaped) == SHAPED_WANTS:
+                    at_store32(&C.me.parked, 1)
+                    futex_wait(&C.me.wake, seen, CHUNK_NS)
+                    at_store32(&C.me.parked, 0)
+    else:
+        with nogil:
+            token_resume(C, RESUME_NS)
+    at_store32(&C.me.blocked, 0)
+    return 0
+
+
+cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64_t until,
+                         bint stop_at_error, list ids) except -1:
+    """Wait until `need` of the objects are sealed; how many are, which may be fewer at the time
+    limit (`until`, monotonic ns; negative: none) or, if so told, when one is an error."""
+    cdef bint error = False, blocked = False
+    cdef Py_ssize_t i, ready
+    cdef int waiter
+    cdef pr_waiter *w = NULL
+    cdef uint32_t events = 0
+    cdef int64_t start, now, end, looked
+    ready = count_sealed(handles, n, need, &error)
+    if ready >= need or (error and stop_at_error):
+        return ready
+    start = now_ns()
+    if 0 <= until <= start:
+        return ready
+    mapping = current_mapping()     # a shutdown in another thread must not unmap under us
+    waiter = waiter_open(C)
+    looked = start
+    blocked = _task_thread != 0 and PyThread_get_thread_ident() == _task_thread
+    if blocked:
+        block(handles, n)
+    try:
+        while True:
+            if waiter >= 0:
+                w = &C.me.waiter[waiter % PR_WAITERS]
+                events = at_load32(&w.events)
+                at_store32(&w.target, events + (1 << 30))
+                ready = 0
+                error = False
+                for i in range(n):
+                    if sealed(C, handles[i]) or register_waiter(C, handles[i], waiter):
+                        ready += 1
+                        if at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR:
+                            error = True
+                        if ready >= need:
+                            break
+            else:
+                ready = count_sealed(handles, n, need, &error)
+            if ready >= need or (error and stop_at_error):
+                return ready
+            now = now_ns()
+            if 0 <= until <= now:
+                return ready
+            end = now + CHUNK_NS
+            if 0 <= until < end:
+                end = until
+            if waiter >= 0:
+                at_store32(&w.target, events + <uint32_t>(need - ready))
+                with nogil:
+                    sleep_on(w, end)
+            else:
+                # More threads wait than there are waiters: this one looks every millisecond.
+                with nogil:
+                    futex_wait(&C.dispatch.sweep, C.dispatch.sweep, 1000000)
+            PyErr_CheckSignals()
+            if C.broken:
+                check_session()
+            if at_load32(&C.dispatch.stopping) or current_mapping() is not mapping:
+                raise SessionError("the session was shut down during this wait")
+            now = now_ns()
+            if now - looked >= CHUNK_NS - 1000000:
+                looked = now
+                rescue(C)
+                if at_load32(&C.me.refused):
+                    count = C.me.refused - 1
+                    at_store32(&C.me.refused, 0)
+                    raise ProcessLimitError(
+                        f"this wait needs one more worker, but the session has its limit of "
+                        f"{count} processes, blocked in waits of their own: nest less deeply, or "
+                        "wait in fewer tasks at once")
+                if _tick is not None:
+                    _tick((now - start) / 1e9, ids)
+    finally:
+        if waiter >= 0 and C.attached:
+            waiter_close(C, waiter)
+        if blocked and C.attached:
+            unblock()
+
+
+cdef int64_t deadline(object timeout) except? -2:
+    if timeout is None:
+        return -1
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        try:
+            timeout = float(timeout)
+        except (TypeError, ValueError):
+            raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+    if not timeout >= 0:
+        raise ValueError(f"timeout is a number of seconds, 0 or more, not {timeout!r}")
+    if timeout > 1e9:
+        return -1
+    return now_ns() + <int64_t>(timeout * 1e9)
+
+
+cdef object get_one(ObjectID oid, object timeout):
+    cdef int64_t until
+    check_id(oid)
+    if not sealed(C, oid.handle):
+        until = deadline(timeout)
+        if wait_for(&oid.handle, 1, 1, until, False, [oid]) < 1:
+            raise GetTimeoutError(
+                f"get waited {timeout} s for {oid!r}, which is not there yet; "
+                "the task goes on, and get may be called again")
+    return load_value(oid)
+
+
+def get(refs, *, timeout=None):
+    """The value of an object, or the values of a list of them: see pyray.get."""
+    cdef Py_ssize_t n, i, ready
+    cdef uint64_t *handles
+    cdef int64_t until
+    cdef list ids, out
+    if type(refs) is ObjectID:
+        return get_one(<ObjectID>refs, timeout)
+    check_session()
+    if type(refs) is not list:
+        if isinstance(refs, (list, tuple)):
+            refs = list(refs)
+        else:
+            raise TypeError(
+                f"get takes an ObjectID or a list of ObjectIDs, not {type(refs).__name__}")
+    ids = refs
+    n = len(ids)
+    for i in range(n):
+        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
+            raise TypeError(f"get takes ObjectIDs; item {i} of the list is "
+                            f"{type(ids[i]).__name__}")
+        check_id(<ObjectID>ids[i])
+    until = deadline(timeout)
+    handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))
+    if handles == NULL:
+        raise MemoryError
+    ids = list(ids)     # the caller's may change while we wait
+    try:
+        for i in range(n):
+            handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
+        ready = wait_for(handles, n, n, until, True, ids)
+        if ready < n:
+            for i in range(n):
+                # An error that is there is raised at once, whatever is still missing.
+                if (sealed(C, handles[i])
+                        and at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR):
+                    load_value(<ObjectID>ids[i])
+            raise GetTimeoutError(f"get waited {timeout} s: {n - ready} of {n} objects are not "
+                                  "there yet; the tasks go on, and get may be called again")
+    finally:
+        free(handles)
+    out = []
+    for i in range(n):
+        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i)))
+    return out
+
+
+def wait(refs, *, num_returns=1, timeout=None):
+    """Which of some objects are there: see pyray.wait."""
+    global _mark
+    cdef Py_ssize_t n, i, need, found
+    cdef uint64_t *handles
+    cdef ObjectID oid
+    cdef list ids, ready, rest
+    cdef int64_t until
+    check_session()
+    if type(refs) is ObjectID:
+        raise TypeError("wait takes a list of ObjectIDs, not a single one")
+    if not isinstance(refs, (list, tuple)):
+        raise TypeError(f"wait takes a list of ObjectIDs, not {type(refs).__name__}")
+    ids = list(refs)
+    n = len(ids)
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
+    need = num_returns
+    if n == 0:
+        raise ValueError("wait needs at least one ObjectID")
+    if not 1 <= need <= n:
+        raise ValueError(f"num_returns is between 1 and the number of ids, {n}, not {need}")
+    until = deadline(timeout)
+    _mark += 1
+    for i in range(n):
+        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
+            raise TypeError(f"wait takes ObjectIDs; item {i} of the list is "
+                            f"{type(ids[i]).__name__}")
+        oid = <ObjectID>PyList_GET_ITEM(ids, i)
+        if oid.epoch != C.epoch:
+            check_id(oid)
+        if oid.mark == _mark:
+            raise ValueError(f"wait takes each id once; {oid!r} is there twice")
+        oid.mark = _mark
+    found = 0
+    for i in range(n):
+        if sealed(C, (<ObjectID>PyList_GET_ITEM(ids, i)).handle):
+            found += 1
+            if found == need:
+                break
+    if found < need:
+        handles = <uint64_t *>malloc(n * sizeof(uint64_t))
+        if handles == NULL:
+            raise MemoryError
+        try:
+            for i in range(n):
+                handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
+            wait_for(handles, n, need, until, False, ids)
+        finally:
+            free(handles)
+    ready = []
+    rest = []
+    for i in range(n):
+        oid = <ObjectID>PyList_GET_ITEM(ids, i)
+        if sealed(C, oid.handle):
+            ready.append(oid)
+            if <Py_ssize_t>len(ready) == need:
+                rest.extend(ids[i + 1:])
+                break
+        else:
+            rest.append(oid)
+    return ready, rest
+
+
+def arrow_parts(ObjectID oid):
+    """An object's bytes and whether they are the compact form; waits for it."""
+    cdef pr_object *o
+    cdef uint64_t s, size, count
+    check_id(oid)
+    if not sealed(C, oid.handle):
+        wait_for(&oid.handle, 1, 1, -1, False, [oid])
+    o = object_at(C, oid.handle)
+    s = at_load64(&o.state)
+    size = o.size
+    if s & OBJ_INLINE:
+        return (<const char *>o.data)[:size], True
+    if s & OBJ_NESTED:
+        memcpy(&count, C.readonly + o.off + size - 8, 8)
+        size -= count * PACKED_BYTES + 8
+    return (C.readonly + o.off)[:size], bool(s & OBJ_COMPACT)

@@ -1,0 +1,437 @@
+"""init, shutdown, what they take and refuse, and that they leave nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+
+import helpers
+import numpy as np
+import pytest
+
+import pyray
+from pyray import exceptions
+from pyray.api import processes
+
+
+def test_every_public_name_is_there():
+    for name in pyray.__all__:
+        assert getattr(pyray, name) is not None
+    assert pyray.ObjectRef is pyray.ObjectID
+    for name in exceptions.__all__:
+        assert issubclass(getattr(exceptions, name), Exception)
+    assert exceptions.RayTaskError is exceptions.TaskError
+    assert issubclass(exceptions.GetTimeoutError, TimeoutError)
+
+
+def test_init_tells_what_it_made_and_shutdown_ends_it():
+    assert not pyray.is_initialized()
+    info = pyray.init(num_cpus=3, num_gpus=1, object_store_memory=64 << 20)
+    assert pyray.is_initialized()
+    assert (info["num_cpus"], info["num_gpus"], info["address"]) == (3, 1, "local")
+    assert 64 << 20 <= info["object_store_memory"] < (64 << 20) + (1 << 20)
+    assert helpers.process_state(info["node_pid"])[1] == os.getpid()
+    helpers.wait_until(lambda: len(processes()) == 5, what="driver, node and three workers")
+    pids = processes()
+    assert pids[:2] == [os.getpid(), info["node_pid"]]
+    pyray.shutdown()
+    assert not pyray.is_initialized()
+    assert not [p for p in pids[1:] if helpers.alive(p)]
+    pyray.shutdown()
+    pyray.shutdown()
+
+
+def test_second_init_is_an_error_unless_told_to_ignore_it(ray):
+    first = ray.init(ignore_reinit_error=True)
+    with pytest.raises(exceptions.SessionError, match="ignore_reinit_error"):
+        ray.init()
+    again = ray.init(num_cpus=1, ignore_reinit_error=True)
+    assert again == first
+    assert ray.cluster_resources()["CPU"] == 2
+
+
+@pytest.mark.parametrize("options", [{"address": "local"}, {"address": "auto"}, {}])
+def test_addresses_that_mean_this_machine(options):
+    assert pyray.init(**options, num_cpus=1)["address"] == "local"
+
+
+def test_cluster_only_options_are_accepted():
+    pyray.init(
+        num_cpus=1,
+        include_dashboard=False,
+        dashboard_host="127.0.0.1",
+        dashboard_port=8265,
+        job_config=None,
+        configure_logging=True,
+        logging_format="x",
+        runtime_env={"pip": ["x"]},
+        namespace="n",
+        _temp_dir="/tmp",
+        _system_config={},
+    )
+    assert pyray.get(pyray.put(1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"num_cpu": 1}, TypeError, "num_cpu"),
+        ({"num_cpus": -1}, ValueError, "num_cpus"),
+        ({"num_cpus": 257}, ValueError, "256"),
+        ({"num_cpus": "2"}, TypeError, "num_cpus"),
+        ({"num_cpus": 1.5}, TypeError, "num_cpus"),
+        ({"num_cpus": True}, TypeError, "num_cpus"),
+        ({"num_gpus": -1}, ValueError, "num_gpus"),
+        ({"object_store_memory": 0}, ValueError, "object_store_memory"),
+        ({"object_store_memory": 1e9}, TypeError, "object_store_memory"),
+        ({"resources": {"CPU": 1}}, ValueError, "num_cpus"),
+        ({"resources": {"x": -1}}, ValueError, "'x'"),
+        ({"resources": {"x": float("nan")}}, ValueError, "'x'"),
+        ({"resources": {"x": "1"}}, TypeError, "'x'"),
+        ({"resources": {3: 1}}, TypeError, "3"),
+        ({"resources": ["x"]}, TypeError, "resources"),
+        ({"address": "10.0.0.1:6379"}, ValueError, "10.0.0.1"),
+        ({"logging_level": "LOUD"}, ValueError, "LOUD"),
+    ],
+)
+def test_bad_options_of_init_are_named_and_begin_nothing(options, error, text):
+    with pytest.raises(error, match=text):
+        pyray.init(**options)
+    assert not pyray.is_initialized()
+    assert helpers.descendants() == []
+
+
+def test_options_after_address_are_keywords():
+    with pytest.raises(TypeError):
+        pyray.init("local", 2)
+
+
+@pytest.mark.parametrize("first", ["put", "remote", "cluster_resources", "available_resources"])
+def test_first_use_begins_a_session(first):
+    if first == "put":
+        assert pyray.get(pyray.put("x")) == "x"
+    elif first == "remote":
+        assert pyray.get(pyray.remote(lambda: "x").remote()) == "x"
+    else:
+        assert getattr(pyray, first)()["CPU"] >= 1
+    assert pyray.is_initialized()
+
+
+def test_defining_and_asking_begin_no_session():
+    @pyray.remote(num_cpus=2)
+    def f():
+        return 1
+
+    f.options(num_returns=2)
+    assert pyray.get_gpu_ids() == []
+    pyray.shutdown()
+    assert not pyray.is_initialized()
+    assert helpers.descendants() == []
+
+
+def test_remote_functions_and_options_outlive_a_session():
+    @pyray.remote
+    def f(x):
+        return x + 1
+
+    two = f.options(num_cpus=2)
+    for cpus in (2, 3):
+        pyray.init(num_cpus=cpus)
+        assert pyray.get([f.remote(1), two.remote(2)]) == [2, 3]
+        pyray.shutdown()
+
+
+def test_ids_of_a_session_that_is_over_are_refused():
+    pyray.init(num_cpus=1)
+    old = pyray.put(1)
+    task = pyray.remote(lambda x: x)
+    pyray.shutdown()
+    text = repr(old)
+    for again in (False, True):
+        if again:
+            pyray.init(num_cpus=1)
+            with pytest.raises(exceptions.SessionError, match="shut down"):
+                pyray.get(old)
+            with pytest.raises(exceptions.SessionError, match="shut down"):
+                task.remote(old)
+            with pytest.raises(exceptions.SessionError, match="shut down"):
+                pyray.wait([old])
+            with pytest.raises(exceptions.PyrayError, match="shut down"):
+                pyray.put([old])
+        assert repr(old) == text
+        assert old == old and hash(old) == hash(old)
+
+
+def test_shutdown_ends_running_tasks_at_once(ray, gate):
+    @ray.remote
+    def stuck():
+        gate.wait(1)
+
+    refs = [stuck.options(num_cpus=0).remote() for _ in range(3)]
+    ray.wait(refs, timeout=0.05)
+    start = time.monotonic()
+    ray.shutdown()
+    assert time.monotonic() - start < 1.0
+
+
+def test_shutdown_in_a_task_is_an_error(ray):
+    @ray.remote
+    def f():
+        ray.shutdown()
+
+    with pytest.raises(exceptions.SessionError, match="driver"):
+        ray.get(f.remote())
+    assert ray.get(ray.remote(lambda: 1).remote()) == 1
+
+
+def test_init_in_a_task_is_an_error_or_ignored(ray):
+    @ray.remote
+    def f(ignore):
+        ray.init(ignore_reinit_error=ignore)
+        return ray.is_initialized()
+
+    with pytest.raises(exceptions.SessionError):
+        ray.get(f.remote(False))
+    assert ray.get(f.remote(True))
+
+
+def test_shutdown_while_a_thread_waits(ray, gate):
+    ref = ray.remote(lambda: gate.wait(5)).remote()
+    caught = []
+
+    def wait():
+        try:
+            ray.get(ref)
+        except exceptions.SessionError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    ray.wait([ref], timeout=0.05)
+    ray.shutdown()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert caught
+
+
+def test_views_outlive_the_session(ray):
+    view = ray.get(ray.put(np.arange(100_000)))
+    ray.shutdown()
+    assert int(view.sum()) == 99_999 * 50_000
+    assert helpers.store_mappings()
+    del view
+    assert not helpers.store_mappings()
+
+
+def test_init_and_shutdown_a_hundred_times():
+    @pyray.remote
+    def f(x):
+        return x
+
+    def once(i):
+        pyray.init(num_cpus=1, object_store_memory=8 << 20)
+        assert pyray.get(f.remote(pyray.put([i]))) == [i]
+        pyray.shutdown()
+
+    for i in range(5):
+        once(i)
+    fds, memory = helpers.open_fds(), helpers.resident()
+    with open("/proc/self/maps") as f_maps:
+        maps = len(f_maps.readlines())
+    for i in range(95):
+        once(i)
+    assert set(helpers.open_fds()) == set(fds)
+    assert threading.active_count() <= 3
+    with open("/proc/self/maps") as f_maps:
+        assert len(f_maps.readlines()) - maps < 20
+    assert helpers.resident() - memory < 8 << 20
+
+
+SESSION = """
+import pickle, sys
+import pyray as ray
+ray.init(num_cpus=1)
+ref = ray.put([7])
+print(pickle.dumps([ref]).hex(), flush=True)
+other = sys.stdin.readline()
+@ray.remote
+def f(x):
+    return x * 2
+assert ray.get([f.remote(i) for i in range(300)]) == [2 * i for i in range(300)]
+try:
+    pickle.loads(bytes.fromhex(other))
+except ray.exceptions.ForeignObjectError as error:
+    print(type(error).__name__, "another session" in str(error))
+print(ray.get(ref))
+"""
+
+
+def test_two_sessions_in_two_processes(ray):
+    with helpers.running("-c", SESSION) as a, helpers.running("-c", SESSION) as b:
+        ids = [p.stdout.readline() for p in (a, b)]
+        for process, other in ((a, ids[1]), (b, ids[0])):
+            process.stdin.write(other)
+            process.stdin.flush()
+        for process in (a, b):
+            out, _ = process.communicate(timeout=30)
+            assert process.returncode == 0, out
+            assert out.splitlines() == ["ForeignObjectError True", "[7]"]
+    assert ray.get(ray.put(1)) == 1
+
+
+def test_nothing_is_left_of_a_script_that_never_shuts_down(tmp_path):
+    done = helpers.run_script(
+        tmp_path / "script.py",
+        "import json, pyray as ray\n"
+        "from pyray.api import processes\n"
+        "ray.get(ray.remote(lambda: 1).remote())\n"
+        "print(json.dumps(processes()))\n",
+    )
+    assert done.stderr == ""
+    pids = json.loads(done.stdout)
+    assert len(pids) >= 3
+    helpers.wait_until(lambda: not any(map(helpers.alive, pids)), 2, "the session's end")
+
+
+def test_a_forked_child_gets_a_clear_error(tmp_path):
+    done = helpers.run_script(
+        tmp_path / "script.py",
+        """
+import os, warnings
+import numpy as np
+import pyray as ray
+warnings.simplefilter("ignore")   # Python's own, on forking beside threads
+ray.init(num_cpus=1)
+ref = ray.put(np.arange(50_000))
+view = ray.get(ref)
+f = ray.remote(lambda: 1)
+ray.get(f.remote())
+pid = os.fork()
+if pid == 0:
+    caught = 0
+    for call in (lambda: ray.get(ref), lambda: ray.put(1), f.remote, lambda: ray.wait([ref])):
+        try:
+            call()
+        except ray.exceptions.SessionError as error:
+            caught += "forked" in str(error)
+    assert not ray.is_initialized()
+    ray.shutdown()
+    del ref, view
+    os._exit(caught)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+print(ray.get(f.remote()), int(ray.get(ref)[-1]))
+""",
+    )
+    assert done.stdout == "1 49999\n", done.stderr
+
+
+# ---- local_mode --------------------------------------------------------------------------------
+
+
+def test_local_mode_runs_tasks_here_and_now():
+    info = pyray.init(local_mode=True, num_cpus=1)
+    assert info["node_pid"] is None
+    ran = []
+
+    @pyray.remote(num_returns=2)
+    def f(a, b=1, *, c):
+        ran.append(os.getpid())
+        return a.sum() + b, c
+
+    a = pyray.put(np.arange(5000))
+    refs = f.remote(a, c=[a])
+    assert ran == [os.getpid()]
+    assert pyray.wait(refs, num_returns=2) == (refs, [])
+    assert pyray.get(refs) == [5000 * 4999 // 2 + 1, [a]]
+    with pytest.raises(TypeError, match="'c'"):
+        f.remote(1)
+    with pytest.raises(ValueError, match="read-only"):
+        pyray.get(a)[0] = 1
+    assert helpers.descendants() == []
+
+
+def test_local_mode_raises_at_get():
+    pyray.init(local_mode=True)
+
+    @pyray.remote
+    def bad():
+        raise KeyError("k")
+
+    @pyray.remote
+    def pass_on(x):
+        return x
+
+    ref = bad.remote()
+    with pytest.raises(KeyError) as caught:
+        pyray.get(ref)
+    assert isinstance(caught.value, exceptions.TaskError)
+    with pytest.raises(KeyError):
+        pyray.get(pass_on.remote(ref))
+    with pytest.raises(exceptions.InfeasibleResourcesError):
+        bad.options(num_gpus=3).remote()
+
+
+# ---- remote ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"cpus": 1}, TypeError, "'cpus'"),
+        ({"num_cpus": -1}, ValueError, "num_cpus"),
+        ({"num_cpus": "1"}, TypeError, "num_cpus"),
+        ({"num_gpus": 1.5}, ValueError, "num_gpus"),
+        ({"num_cpus": float("inf")}, ValueError, "num_cpus"),
+        ({"memory": -1}, ValueError, "memory"),
+        ({"num_returns": -1}, ValueError, "num_returns"),
+        ({"num_returns": 1.0}, TypeError, "num_returns"),
+        ({"num_return_vals": "2"}, TypeError, "num_returns"),
+        ({"num_returns": 2, "num_return_vals": 2}, TypeError, "old name"),
+        ({"max_retries": -2}, ValueError, "max_retries"),
+        ({"max_calls": -1}, ValueError, "max_calls"),
+        ({"retry_exceptions": [3]}, TypeError, "retry_exceptions"),
+        ({"name": 3}, TypeError, "name"),
+        ({"resources": {"GPU": 1}}, ValueError, "num_gpus"),
+        ({"resources": {"": 1}}, TypeError, "name"),
+    ],
+)
+def test_bad_options_of_remote_are_named(options, error, text):
+    with pytest.raises(error, match=text):
+        pyray.remote(**options)
+    f = pyray.remote(lambda: 1)
+    with pytest.raises(error, match=text):
+        f.options(**options)
+
+
+def test_what_remote_cannot_take():
+    f = pyray.remote(lambda: 1)
+    for bad in (f, 3, "f", None):
+        with pytest.raises(TypeError):
+            pyray.remote(bad)
+    with pytest.raises(TypeError, match="needs a function or options"):
+        pyray.remote()
+    with pytest.raises(TypeError):
+        pyray.remote(num_cpus=1)(3)
+
+
+def test_cluster_only_options_of_remote_are_accepted(ray):
+    @ray.remote(scheduling_strategy="SPREAD", runtime_env={}, accelerator_type="x")
+    def f():
+        return 1
+
+    assert ray.get(f.options(_metadata={}).remote()) == 1
+
+
+def test_resources_of_the_session():
+    pyray.init(num_cpus=2, num_gpus=2, resources={"tape": 1.5}, object_store_memory=32 << 20)
+    total = pyray.cluster_resources()
+    assert (total["CPU"], total["GPU"], total["tape"]) == (2, 2, 1.5)
+    assert total["memory"] > 0
+    assert 32 << 20 <= total["object_store_memory"] <= 33 << 20
+    assert pyray.available_resources().keys() == total.keys()
+    ref = pyray.put(bytes(1 << 20))
+    less = total["object_store_memory"] - pyray.available_resources()["object_store_memory"]
+    assert 1 << 20 <= less < 2 << 20
+    del ref
