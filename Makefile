@@ -28,6 +28,10 @@ core_sources    := $(wildcard pyray/_core/*.pyx pyray/_core/*.pxd pyray/_core/*.
 example_sources := $(wildcard examples/cython/cython_examples/*.pyx) \
                    examples/cython/setup.py examples/cython/pyproject.toml
 
+# An extension built for AddressSanitizer loads only into a process that began with its library.
+run := $(if $(findstring address,$(PYRAY_SANITIZE)),LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:$$ASAN_OPTIONS) $(python)
+
 # The requirements that pyproject.toml names, so that they stand in one place.
 needs = $$($(python) -c 'import tomllib; \
 	p = tomllib.load(open("pyproject.toml", "rb")); print(*p$(1))')
@@ -46,11 +50,11 @@ unexport PYTHONPATH PYTHONHOME
 
 demo: $(stamps)/core $(stamps)/examples
 	$(say) "running every Cython example in pyray tasks"
-	@cd examples/cython && $(python) cython_main.py all
+	@cd examples/cython && $(run) cython_main.py all
 
 test: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 	$(say) "running the tests"
-	@timeout --foreground -k 30 $(TEST_LIMIT) $(python) -m pytest -q $(ARGS)
+	@timeout --foreground -k 30 $(TEST_LIMIT) env $(run) -m pytest -q $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
 

@@ -140,6 +140,44 @@ def _dual(cls: type[BaseException]) -> type:
     return found
 
 
+def _copy_as_dual(cause: Exception) -> Any:
+    """The exception as an instance of its dual class, made without calling a user's `__init__`."""
+    dual = _dual(type(cause))
+    error: Any
+    try:
+        error = type(cause).__new__(dual, *cause.args)
+    except TypeError:
+        # MemoryError's refuses the dual, whose memory is laid out by BaseException.
+        error = BaseException.__new__(dual, *cause.args)
+    error.__dict__.update(cause.__dict__)
+    error.args = cause.args
+    set_members(error, members(cause))
+    return error
+
+
+def members(error: BaseException) -> dict[str, Any]:
+    """What C code keeps outside the dictionary (ImportError.name, OSError.filename), and slots."""
+    found = {}
+    for base in type(error).__mro__:
+        if base in (BaseException, object):
+            break
+        for name, descriptor in list(base.__dict__.items()):
+            if type(descriptor).__name__ in ("member_descriptor", "getset_descriptor"):
+                try:
+                    found[name] = getattr(error, name)
+                except AttributeError:
+                    continue  # a slot that was never filled
+    return found
+
+
+def set_members(error: BaseException, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        try:
+            setattr(error, name, value)
+        except (AttributeError, TypeError):
+            continue  # read-only
+
+
 def make_task_error(task: str, pid: int, text: str, pickled: bytes | None) -> TaskError:
     """Rebuild a TaskError, with the user's class where that is possible.
 
@@ -151,16 +189,14 @@ def make_task_error(task: str, pid: int, text: str, pickled: bytes | None) -> Ta
         import pickle
 
         try:
-            cause = pickle.loads(pickled)
+            cause, outside = pickle.loads(pickled)
+            set_members(cause, outside)
         except Exception as problem:
             text = f"{text}\n(the exception itself could not be unpickled here: {problem!r})"
     error: Any = None
     if isinstance(cause, Exception):
         try:
-            dual = _dual(type(cause))
-            error = dual.__new__(dual, *cause.args)
-            error.__dict__.update(cause.__dict__)
-            error.args = cause.args
+            error = _copy_as_dual(cause)
         except Exception:
             error = None
     if error is None:

@@ -25,7 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import helpers
 
-TEST_SECONDS = 60.0
+TEST_SECONDS = 40.0
 GRACE_SECONDS = 15.0
 
 # Workers and nodes of the tests dump their stacks when they get a fatal signal, SIGABRT included.

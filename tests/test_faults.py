@@ -2,36 +2,30 @@
 
 import asyncio
 import os
-import pathlib
 import threading
 
 import fault_helpers as h
 import pytest
 
 import pyray as ray
-from pyray.exceptions import PyrayError, TaskError, WorkerCrashedError
-
-pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_session_left():
-    ray.shutdown()
-    yield
-    ray.shutdown()
+from pyray.exceptions import PyrayError, SerializationError, TaskError, WorkerCrashedError
 
 
 @pytest.fixture(autouse=True)
 def whole():
     """A session before the test, and the same one in good order after it."""
-    if not ray.is_initialized():
-        ray.init(num_cpus=2, object_store_memory=64 << 20, log_to_driver=False)
+    ray.init(num_cpus=2, object_store_memory=64 << 20, log_to_driver=False)
+    h.wait_until(lambda: len(h.idle_pids()) == 2, what="two workers")
     yield
-    try:
-        h.assert_whole()
-    except BaseException:
-        ray.shutdown()
-        raise
+    h.assert_whole()
+
+
+@pytest.fixture
+def go(tmp_path):
+    """A file that tasks linger for; there at the test's end at the latest."""
+    path = tmp_path / "go"
+    yield path
+    path.touch()
 
 
 def thrower(error):
@@ -98,7 +92,7 @@ def test_the_class_is_kept_and_the_text_is_the_remote_traceback():
     assert error.detail == [1, 2]
     assert type(error.cause) is Plain
     assert error.task == "the one that throws"
-    assert error.pid in h.idle_pids()
+    assert error.pid in [w["pid"] for w in h.workers()]
     text = str(error)
     assert "the one that throws" in text
     assert f"pid={error.pid}" in text
@@ -216,7 +210,7 @@ def test_an_exception_that_cannot_travel_gives_its_text(kind):
     assert got.pid in pids
     assert kind.__name__ in str(got)
     assert "in throw" in str(got)
-    assert sorted(h.idle_pids()) == pids
+    h.wait_until(lambda: sorted(h.idle_pids()) == pids, what="the same idle workers")
 
 
 class LiesAboutItself(Exception):
@@ -254,13 +248,14 @@ def test_an_exception_with_a_huge_payload(size):
 
     with h.store_balanced():
         got = h.error_of(throw.remote())
+        assert type(got) is not ray.exceptions.GetTimeoutError
         assert isinstance(got, TaskError)
+        assert len(str(got)) < 1 << 20
         if size < 64 << 20:
             assert isinstance(got, Plain)
             assert len(got.args[0]) == size
         else:
             assert "Plain" in str(got)
-            assert len(str(got)) < 1 << 20
         del got
 
 
@@ -323,8 +318,8 @@ PLACES = {
 
 @pytest.mark.parametrize("kind", ["raise", *h.CRASHES])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_crash_fails_that_task_alone(tmp_path, place, kind):
-    go, note = tmp_path / "go", tmp_path / "pid"
+def test_a_crash_fails_that_task_alone(tmp_path, go, place, kind):
+    note = tmp_path / "pid"
 
     @ray.remote
     def bystander(x):
@@ -347,13 +342,14 @@ def test_a_crash_fails_that_task_alone(tmp_path, place, kind):
         assert str(error.pid) in str(error)
         if kind == "raise":
             assert isinstance(error, TaskError)
-            assert isinstance(error, LookupError)
+            kind_of_error = SerializationError if "result" in place else LookupError
+            assert isinstance(error, kind_of_error)
             assert "boom" in str(error)
         else:
             assert isinstance(error, WorkerCrashedError)
             assert (error.signal, error.exit_code) == h.CRASHES[kind]
             assert (error.signal or f"code {error.exit_code}") in str(error)
-    pathlib.Path(go).touch()
+    go.touch()
     assert h.get(beside) == 2
     assert h.get(queued) == [2 * i for i in range(10)]
 

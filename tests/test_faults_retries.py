@@ -10,33 +10,28 @@ import pytest
 import pyray as ray
 from pyray.exceptions import OwnerDiedError, TaskError, WorkerCrashedError
 
-pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_session_left():
-    ray.shutdown()
-    yield
-    ray.shutdown()
-
 
 @pytest.fixture(autouse=True)
 def whole():
     """A session before the test, and the same one in good order after it."""
-    if not ray.is_initialized():
-        ray.init(
-            num_cpus=2,
-            num_gpus=2,
-            resources={"slot": 2},
-            object_store_memory=64 << 20,
-            log_to_driver=False,
-        )
+    ray.init(
+        num_cpus=2,
+        num_gpus=2,
+        resources={"slot": 2},
+        object_store_memory=64 << 20,
+        log_to_driver=False,
+    )
+    h.wait_until(lambda: len(h.idle_pids()) == 2, what="two workers")
     yield
-    try:
-        h.assert_whole()
-    except BaseException:
-        ray.shutdown()
-        raise
+    h.assert_whole()
+
+
+@pytest.fixture
+def go(tmp_path):
+    """A file that tasks linger for; there at the test's end at the latest."""
+    path = tmp_path / "go"
+    yield path
+    path.touch()
 
 
 def kill(pid):
@@ -145,7 +140,7 @@ def test_nothing_runs_twice_without_retries(tmp_path):
     for i in range(600):
         refs.append(once.remote(i))
         if i % 60 == 30:
-            with contextlib.suppress(IndexError):
+            with contextlib.suppress(IndexError, ProcessLookupError):
                 kill(h.workers()[i % 2]["pid"])
     for i, ref in enumerate(refs):
         try:
@@ -205,8 +200,8 @@ def test_a_parent_that_dies_is_retried_with_its_children(tmp_path):
 
 
 @pytest.mark.parametrize("blocked", [False, True], ids=["running", "blocked"])
-def test_a_dead_parents_children_leave_nothing_behind(tmp_path, blocked):
-    note, go = tmp_path / "pid", tmp_path / "go"
+def test_a_dead_parents_children_leave_nothing_behind(tmp_path, go, blocked):
+    note = tmp_path / "pid"
 
     @ray.remote(max_retries=0)
     def child(i, before, block):
@@ -239,8 +234,8 @@ def test_a_dead_parents_children_leave_nothing_behind(tmp_path, blocked):
     assert h.counted(tmp_path / "children") <= 4  # not those that waited for `first`
 
 
-def test_errors_of_children_whose_owner_died(tmp_path):
-    go, pid = tmp_path / "go", tmp_path / "pid"
+def test_errors_of_children_whose_owner_died(tmp_path, go):
+    pid = tmp_path / "pid"
 
     @ray.remote(num_cpus=0, resources={"slot": 2}, max_retries=0)
     def hold_slots():
@@ -293,9 +288,9 @@ def test_what_is_sealed_survives_its_owner():
 
 
 @pytest.mark.parametrize("kind", ["raise", "kill", "exit"])
-def test_an_error_passes_through_the_tasks_that_depend_on_it(tmp_path, kind):
+def test_an_error_passes_through_the_tasks_that_depend_on_it(tmp_path, go, kind):
     @ray.remote(max_retries=0, num_returns=2)
-    def first(go):
+    def first():
         h.linger(go)
         h.crash(kind)
 
@@ -303,18 +298,31 @@ def test_an_error_passes_through_the_tasks_that_depend_on_it(tmp_path, kind):
     def after(*args, **kwargs):
         h.count(tmp_path / "runs")
 
-    early, _ = first.remote(tmp_path / "go")
+    early, _ = first.remote()
     last = early
     for _ in range(5):
         last = after.remote(h.double.remote(1), last, more=3)
     beside = after.options(num_cpus=2).remote(1, keyword=last)
-    (tmp_path / "go").touch()
+    go.touch()
     late = after.remote(early)
     for ref in (early, last, beside, late):
         error = h.error_of(ref)
         assert isinstance(error, LookupError if kind == "raise" else WorkerCrashedError)
         assert error.task == "first"
     assert h.counted(tmp_path / "runs") == 0
+
+
+@pytest.mark.parametrize("needs", [{}, {"num_cpus": 2}, {"num_gpus": 1}], ids=str)
+def test_dependents_of_a_task_whose_worker_ends_after_it(go, needs):
+    @ray.remote(max_calls=1, **needs)
+    def first():
+        h.linger(go)
+        return 1
+
+    ref = first.remote()
+    after = [h.double.options(num_cpus=n).remote(ref) for n in (1, 2, 1, 0.5)]
+    go.touch()
+    assert h.get(after) == [2, 2, 2, 2]
 
 
 def test_an_error_inside_a_list_is_raised_where_it_is_looked_at():
@@ -354,8 +362,8 @@ SHAPES = {
 
 @pytest.mark.parametrize("blocked", [False, True], ids=["running", "blocked"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_resources_of_the_dead_come_back(tmp_path, shape, blocked):
-    note, go = tmp_path / "pid", tmp_path / "go"
+def test_resources_of_the_dead_come_back(tmp_path, go, shape, blocked):
+    note = tmp_path / "pid"
     needs = SHAPES[shape]
 
     @ray.remote(num_cpus=0, max_retries=0)

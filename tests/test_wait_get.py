@@ -73,7 +73,7 @@ def test_get_timeouts(ray, gate, stuck):
 
 @pytest.mark.parametrize(
     ("timeout", "error"),
-    [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError), ([], TypeError)],
+    [(-1, ValueError), (float("nan"), ValueError), ("x", TypeError), ([], TypeError)],
 )
 def test_bad_timeouts(ray, gate, stuck, timeout, error):
     ref = stuck.remote()

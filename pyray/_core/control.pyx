@@ -12,7 +12,7 @@ from pyray._core.dispatch cimport (
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
-from pyray._core.records cimport gen_in, gen_of, plausible
+from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.tasks cimport finish, store_error_at
 
@@ -196,7 +196,7 @@ def task_view(uint64_t handle):
     s = at_load64(&t.state)
     if gen_of(s) != gen_in(handle) or (s & 0xFF) == TASK_FREE:
         return None
-    return (<int>(s & 0xFF), <int>((s >> 8) & 0xFF), t.max_retries, t.shape, t.depth, t.func)
+    return (<int>(s & 0xFF), attempt_of(s), t.max_retries, t.shape, t.depth, t.func)
 
 
 def lost_task(uint32_t p):
@@ -214,7 +214,7 @@ def lost_task(uint32_t p):
         return None
     t = task_at(C, handle)
     s = at_load64(&t.state)
-    if gen_of(s) != gen_in(handle) or (s >> 48) != p:
+    if gen_of(s) != gen_in(handle) or ((s >> 48) & 0xFF) != p:
         return None
     if (s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING:
         return None
@@ -234,7 +234,7 @@ def requeue(uint64_t handle, int attempt):
     cdef pr_task *t = task_at(C, handle)
     cdef uint64_t s = at_load64(&t.state)
     cdef uint64_t status = TASK_READY if t.shape == 0 else TASK_NODE
-    at_store64(&t.state, (s & PR_GEN_MASK) | (<uint64_t>min(attempt, 255) << 8) | status)
+    at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt) | status)
     enqueue(C, handle)
 
 

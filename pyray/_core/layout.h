@@ -36,13 +36,14 @@
 
 /* ---- state words -------------------------------------------------------------------------
  * object: status 0..7 | flags 8..15 | generation 16..47 | version 48..63
- * task:   status 0..7 | attempt 8..15 | generation 16..47 | claimer 48..63
+ * task:   status 0..7 | attempt, low 8..15 | generation 16..47 | claimer 48..55 |
+ *         attempt, high 56..63
  * The object's version counts additions to `holders`, so that "no holder is left" can be decided
  * by a compare-and-swap although the holders span four words. */
 #define PR_GEN_SHIFT 16
 #define PR_GEN_MASK (0xFFFFFFFFULL << PR_GEN_SHIFT)
 #define PR_VERSION_ONE (1ULL << 48)
-#define PR_KEEP_ATTEMPT 0x0000FFFFFFFFFF00ULL /* a task's state less status and claimer */
+#define PR_KEEP_ATTEMPT 0xFF00FFFFFFFFFF00ULL /* a task's state less status and claimer */
 
 enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3 };
 #define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */

@@ -225,6 +225,31 @@ cdef bint queue_visible_slow(Ctx *c) noexcept nogil:
     return any
 
 
+cdef void requeue_lanes(Ctx *c, uint32_t proc) noexcept nogil:
+    """The node queues again what a dead process had queued: tasks of others among it, which became
+    ready when the process sealed their argument."""
+    cdef int i
+    cdef uint64_t at, entry, s
+    cdef pr_lane *lane
+    cdef pr_task *t
+    for i in range(PR_LANES):
+        lane = &c.procs[proc].lane[i]
+        at = at_load64(&lane.head)
+        while <int64_t>(at_load64(&lane.tail) - at) > 0:
+            entry = at_load64(segment_at(c, lane, at) + at % PR_SEGMENT_ENTRIES)
+            at += 1
+            if not plausible(c, entry):
+                continue
+            t = task_at(c, entry)
+            s = at_load64(&t.state)
+            if gen_of(s) != gen_in(entry):
+                continue
+            if (s & 0xFF) == TASK_READY:
+                queue_push(c, entry, t.depth)
+            elif (s & 0xFF) == TASK_NODE:
+                node_queue_push(c, entry)
+
+
 cdef uint64_t queue_length(Ctx *c, uint32_t proc) noexcept nogil:
     cdef uint64_t n = 0
     cdef int i

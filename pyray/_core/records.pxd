@@ -13,6 +13,14 @@ cdef void records_reset() noexcept nogil
 cdef inline uint32_t gen_of(uint64_t state) noexcept nogil:
     return <uint32_t>((state & PR_GEN_MASK) >> PR_GEN_SHIFT)
 
+cdef inline int attempt_of(uint64_t state) noexcept nogil:
+    """How often a task has been run again."""
+    return <int>(((state >> 8) & 0xFF) | ((state >> 56) << 8))
+
+cdef inline uint64_t attempt_bits(int attempt) noexcept nogil:
+    cdef uint64_t n = attempt if attempt < 0xFFFF else 0xFFFF
+    return ((n & 0xFF) << 8) | ((n >> 8) << 56)
+
 cdef inline uint32_t gen_in(uint64_t handle) noexcept nogil:
     return <uint32_t>(handle >> 32)
 

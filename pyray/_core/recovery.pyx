@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
 from pyray._core.objects cimport sealed, try_free
+from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport gen_of, object_recycle, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport take_over_nested
@@ -46,6 +47,7 @@ def recover(uint32_t p, error):
     drop_holds(p)
     orphan_objects(p)
     reclaim_memory(p)
+    requeue_lanes(C, p)
     release_chunks(p)
     reset_slot(p)
     rescan_waiting()

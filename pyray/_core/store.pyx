@@ -459,6 +459,8 @@ cdef object load_value(ObjectID oid):
         at_or64(&o.state, OBJ_ACKED)
         wake_process(C, o.liable)
     if s & OBJ_ERROR:
+        if type(value) is str:
+            raise ObjectStoreFullError(f"a task failed, and its error could not be stored: {value}")
         raise value
     return value
 

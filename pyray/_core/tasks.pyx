@@ -21,7 +21,9 @@ from pyray._core.objects cimport (
     alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
 )
 from pyray._core.queues cimport queue_push, queues_reset
-from pyray._core.records cimport gen_in, gen_of, records_reset, task_new, task_recycle
+from pyray._core.records cimport (
+    attempt_bits, attempt_of, gen_in, gen_of, records_reset, task_new, task_recycle,
+)
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
     ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
@@ -58,7 +60,7 @@ cdef bytes base():
         if _running:
             t = task_at(C, _running)
             task_digest(t.parent_id, t.counter, out)
-            attempt = (at_load64(&t.state) >> 8) & 0xFF
+            attempt = attempt_of(at_load64(&t.state))
             if attempt:
                 task_digest(out, attempt << 32, out)
             _base = (<const char *>out)[:20]
@@ -396,7 +398,12 @@ cdef int store_error(pr_task *t, object error) except -1:
         try:
             store_value(rets[i], error, OBJ_ERROR, False, "exception")
         except Exception as problem:
-            store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, False, "exception")
+            try:
+                store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, False,
+                            "exception")
+            except Exception:
+                # Not even its text fits into the store: what fits into the record always does.
+                store_value(rets[i], "its result did not fit", OBJ_ERROR, False, "exception")
     return 0
 
 
@@ -494,7 +501,7 @@ cdef int execute(uint64_t handle) except -1:
                     store_value(rets[i], result[i], 0, False, "result")
         result = None
     except BaseException as e:
-        attempt = (s >> 8) & 0xFF
+        attempt = attempt_of(s)
         if isinstance(e, SystemExit):
             code = e.code
             exit_code = code if isinstance(code, int) else 0 if code is None else 1
@@ -520,10 +527,9 @@ cdef int execute(uint64_t handle) except -1:
 
 
 cdef void retry(uint64_t handle, pr_task *t, uint64_t s, int attempt) noexcept nogil:
-    cdef uint64_t next_attempt = attempt + 1 if attempt < 255 else 255
     cdef uint64_t status = TASK_READY if t.shape == 0 else TASK_NODE
     C.me.depth = 0
-    at_store64(&t.state, (s & PR_GEN_MASK) | (next_attempt << 8) | status)
+    at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt + 1) | status)
     at_store64(&C.me.current, 0)
     enqueue(C, handle)
 
@@ -611,7 +617,7 @@ def running_task():
     """(task id, attempt) of the running task, or None in the driver."""
     if not _running:
         return None
-    return base(), <int>((at_load64(&task_at(C, _running).state) >> 8) & 0xFF)
+    return base(), attempt_of(at_load64(&task_at(C, _running).state))
 
 
 def put_result(value, bint error):

@@ -223,10 +223,11 @@ cdef int64_t deadline(object timeout) except? -2:
 
 
 cdef object get_one(ObjectID oid, object timeout):
-    cdef int64_t until
+    cdef int64_t until = -1
     check_id(oid)
-    if not sealed(C, oid.handle):
+    if timeout is not None:
         until = deadline(timeout)
+    if not sealed(C, oid.handle):
         if wait_for(&oid.handle, 1, 1, until, False, [oid]) < 1:
             raise GetTimeoutError(
                 f"get waited {timeout} s for {oid!r}, which is not there yet; "

@@ -389,6 +389,7 @@ class Shell:
             if not w.up and status == PROC_ALIVE:
                 w.up = True
                 self.feed(m.WorkerReady(w.slot))
+                continue  # it may have been given a task by now, so what was read is old
             if w.task is None:
                 blocked += is_blocked
                 continue
@@ -572,9 +573,14 @@ class Shell:
         )
         recovery.recover(slot, owner)
         del self.workers[slot]
-        if worker.task is not None:
-            self.shaped.pop(worker.task, None)
         self.feed(m.WorkerDied(slot))
+        if worker.task is not None:
+            shape = self.shaped.pop(worker.task, 0)
+            view = control.task_view(worker.task)
+            if view is not None and view[0] == TASK_NODE:
+                # It died before it took up what it was given.
+                self.shaped[worker.task] = shape
+                self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
         if lost is not None:
             task, started = lost
             view = control.task_view(task)

@@ -7,7 +7,10 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from pyray.exceptions import TaskError, WorkerCrashedError, make_task_error
+from pyray.exceptions import TaskError, WorkerCrashedError, make_task_error, members
+
+
+TEXT_CAP = 1 << 16
 
 
 def make_error(error: BaseException, detail: Any, unstorable: bool) -> BaseException:
@@ -27,7 +30,7 @@ def make_error(error: BaseException, detail: Any, unstorable: bool) -> BaseExcep
         if isinstance(error, TaskError):
             task, text = error.task, error.remote_traceback
         text = f"{text or error!r}\n(the exception could not be stored: {detail})"
-        return make_task_error(task, os.getpid(), text, None)
+        return make_task_error(task, os.getpid(), _cap(text), None)
     name = str(detail or "task")
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
@@ -43,7 +46,15 @@ def make_error(error: BaseException, detail: Any, unstorable: bool) -> BaseExcep
     if isinstance(error, TaskError) and error.cause is not None:
         cause = error.cause  # a task that got a failed task: still the user's own class
     text = "".join(traceback.format_exception(type(error), error, _users_part(error)))
-    return make_task_error(name, os.getpid(), text, _pickle(cause))
+    return make_task_error(name, os.getpid(), _cap(text), _pickle(cause))
+
+
+def _cap(text: str) -> str:
+    """A traceback's text at a size that can always be stored: an exception may hold megabytes."""
+    if len(text) <= TEXT_CAP:
+        return text
+    cut = len(text) - TEXT_CAP
+    return f"{text[: TEXT_CAP // 2]}\n… {cut} characters left out …\n{text[-TEXT_CAP // 2 :]}"
 
 
 def _users_part(error: BaseException) -> TracebackType | None:
@@ -60,8 +71,14 @@ def _pickle(error: BaseException) -> bytes | None:
 
     import cloudpickle
 
+    # Python 3.11 pickles AttributeError and others without these.
+    outside = {
+        name: value
+        for name, value in members(error).items()
+        if value is None or isinstance(value, (str, int))
+    }
     try:
-        blob: bytes = cloudpickle.dumps(error)
+        blob: bytes = cloudpickle.dumps((error, outside))
         pickle.loads(blob)
     except Exception:
         return None

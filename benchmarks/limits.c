@@ -1,0 +1,82 @@
+/* What the machine allows: two processes that hand a word in shared memory to and fro.
+ *
+ * Parked, each waits in the kernel (futex); spinning, each watches the word.  Both give up after
+ * LIMIT seconds, since a spinner that has to share its core with somebody is slow without end. */
+
+#define _GNU_SOURCE
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LIMIT 0.5
+
+typedef _Atomic unsigned word;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static void hand_over(word *turn, unsigned value, int parked)
+{
+    atomic_store(turn, value);
+    if (parked)
+        syscall(SYS_futex, turn, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void await(word *turn, unsigned value, int parked)
+{
+    unsigned seen;
+    while ((seen = atomic_load(turn)) != value) {
+        if (parked)
+            syscall(SYS_futex, turn, FUTEX_WAIT, seen, NULL, NULL, 0);
+        else
+            __builtin_ia32_pause();
+    }
+}
+
+/* Seconds per round trip; negative if there could be none. */
+double ping_pong(int rounds, int parked)
+{
+    word *turn = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (turn == MAP_FAILED)
+        return -1;
+    pid_t parent = getpid();
+    pid_t child = fork();
+    if (child < 0) {
+        munmap(turn, 4096);
+        return -1;
+    }
+    if (child == 0) {
+        while (getppid() == parent) {
+            await(turn, 1, parked);
+            hand_over(turn, 0, parked);
+        }
+        _exit(0);
+    }
+    int done = 0;
+    double start = 0;
+    for (int i = -10; i < rounds; i++) {        /* ten to warm up */
+        if (i == 0)
+            start = now();
+        hand_over(turn, 1, parked);
+        await(turn, 0, parked);
+        if (i >= 0) {
+            done++;
+            if (now() - start > LIMIT)
+                break;
+        }
+    }
+    double elapsed = now() - start;
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    munmap(turn, 4096);
+    return elapsed / done;
+}

@@ -1,0 +1,126 @@
+"""Small programs that startup.py and memory.py run in interpreters of their own.
+
+``python -m benchmarks.probes NAME`` prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+WORKERS = 2
+# By then what a start leaves to do in the background is done.
+SETTLE_SECONDS = 0.5
+
+
+def nothing() -> None:
+    """The task that does nothing."""
+
+
+def life_pyray() -> dict[str, float]:
+    """Milliseconds to the first result, and of the end."""
+    import pyray as ray
+
+    start = time.perf_counter()
+    ray.init(num_cpus=WORKERS)
+    up = time.perf_counter()
+    ray.get(ray.remote(nothing).remote())
+    first = time.perf_counter()
+    ray.shutdown()
+    end = time.perf_counter()
+    return {
+        "init": (up - start) * 1e3,
+        "first": (first - start) * 1e3,
+        "shutdown": (end - first) * 1e3,
+    }
+
+
+def life_pool() -> dict[str, float]:
+    """The same of multiprocessing.Pool."""
+    from multiprocessing import get_context
+
+    start = time.perf_counter()
+    pool = get_context("fork").Pool(WORKERS)
+    up = time.perf_counter()
+    pool.apply(nothing)
+    first = time.perf_counter()
+    pool.close()
+    pool.join()
+    end = time.perf_counter()
+    return {
+        "init": (up - start) * 1e3,
+        "first": (first - start) * 1e3,
+        "shutdown": (end - first) * 1e3,
+    }
+
+
+def idle_python() -> dict[str, float]:
+    """What a bare interpreter holds."""
+    return idle([os.getpid()])
+
+
+def idle_pyray() -> dict[str, float]:
+    """What an idle session holds and burns, in all its processes."""
+    import pyray as ray
+
+    ray.init(num_cpus=WORKERS)
+    task = ray.remote(nothing)
+    ray.get([task.remote() for _ in range(100)])
+    result = idle(ray.processes())
+    ray.shutdown()
+    return result
+
+
+def idle_pool() -> dict[str, float]:
+    """The same of multiprocessing.Pool."""
+    from multiprocessing import active_children, get_context
+
+    with get_context("fork").Pool(WORKERS) as pool:
+        pool.map(abs, range(100))
+        result = idle([os.getpid(), *(child.pid for child in active_children() if child.pid)])
+        pool.close()
+        pool.join()
+    return result
+
+
+def idle(pids: Iterable[int]) -> dict[str, float]:
+    """Megabytes that processes hold, after a while, and the per cent of a core that they use."""
+    pids = list(pids)
+    time.sleep(SETTLE_SECONDS)
+    before = sum(map(cpu_seconds, pids))
+    start = time.perf_counter()
+    time.sleep(1)
+    used = sum(map(cpu_seconds, pids)) - before
+    elapsed = time.perf_counter() - start
+    memory = [smaps(pid) for pid in pids]
+    return {
+        "processes": len(pids),
+        "pss": sum(m["Pss"] for m in memory) / 1e3,
+        "uss": sum(m["Private_Clean"] + m["Private_Dirty"] for m in memory) / 1e3,
+        "cpu_percent": used / elapsed * 100,
+    }
+
+
+def smaps(pid: int) -> dict[str, float]:
+    """Fields of a process's smaps_rollup, in kB (of 1,000 bytes)."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        fields[name] = int(rest.split()[0]) * 1.024
+    return fields
+
+
+def cpu_seconds(pid: int) -> float:
+    """What all threads of a process have used, by the scheduler's clock of nanoseconds."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total * 1e-9
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[sys.argv[1]]()))

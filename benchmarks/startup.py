@@ -1,0 +1,79 @@
+"""What it costs to begin and to end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+
+from benchmarks.harness import PYRAY, Sample, Settings, Theme, at_most
+from benchmarks.sessions import POOL
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@contextlib.contextmanager
+def alone(settings: Settings) -> Iterator[Settings]:
+    """Nothing but the settings: these benchmarks start interpreters of their own."""
+    yield settings
+
+
+THEME = Theme("startup", alone)
+
+
+def python(*arguments: str) -> str:
+    """What an interpreter of its own prints."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, check=True, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+@cache
+def probe(name: str, number: int) -> dict[str, float]:
+    """What a function of probes.py finds, the so-manieth time."""
+    found: dict[str, float] = json.loads(python("-m", "benchmarks.probes", name))
+    return found
+
+
+def in_rounds(name: str, key: str) -> Sample:
+    """One of the figures that a probe finds; in each round, benchmarks share one run of it."""
+    numbers = itertools.count()
+    return lambda: probe(name, next(numbers))[key]
+
+
+def millis_beyond_bare(statement: str) -> Sample:
+    """Milliseconds by which an interpreter that runs the statement outlasts a bare one."""
+
+    def lifetime(code: str) -> float:
+        start = time.perf_counter()
+        python("-c", code)
+        return (time.perf_counter() - start) * 1e3
+
+    return lambda: -lifetime("pass") + lifetime(statement)
+
+
+@THEME.add("import", "import pyray, beyond bare Python", "ms", at_most(40), quick_rounds=5)
+def _import(settings: Settings) -> dict[str, Sample]:
+    python("-c", "import pyray, multiprocessing.pool, concurrent.futures.process")  # caches
+    return {
+        PYRAY: millis_beyond_bare("import pyray"),
+        POOL: millis_beyond_bare("import multiprocessing.pool"),
+        "numpy": millis_beyond_bare("import numpy"),
+    }
+
+
+@THEME.add("init", "init to first result", "ms", at_most(200), at_most(100), rounds=7)
+def _init(settings: Settings) -> dict[str, Sample]:
+    return {PYRAY: in_rounds("life_pyray", "first"), POOL: in_rounds("life_pool", "first")}
+
+
+@THEME.add("shutdown", "shutdown", "ms", at_most(50), rounds=7)
+def _shutdown(settings: Settings) -> dict[str, Sample]:
+    return {PYRAY: in_rounds("life_pyray", "shutdown"), POOL: in_rounds("life_pool", "shutdown")}
