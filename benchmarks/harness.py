@@ -18,8 +18,10 @@ from typing import Any
 Sample = Callable[[], float]
 
 PYRAY = "pyray"
-# No benchmark may hang the run.
+# No benchmark may hang the run, nor, on a busy machine, make it long: no further round begins
+# after so many seconds.
 LIMIT_SECONDS = 60
+BUDGET_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Target:
 
 
 def at_most(limit: float) -> Target:
-    return Target(f"≤ {limit:,g}", lambda value, _: value <= limit)
+    return Target(f"≤ {limit:,}", lambda value, _: value <= limit)
 
 
 def at_least(limit: float) -> Target:
-    return Target(f"≥ {limit:,g}", lambda value, _: value >= limit)
+    return Target(f"≥ {limit:,}", lambda value, _: value >= limit)
 
 
 def at_most_times(factor: float, reference: str) -> Target:
@@ -198,9 +200,12 @@ def measure(benchmark: Benchmark, bench: Any, settings: Settings) -> Result:
         with time_limit(LIMIT_SECONDS):
             contenders = benchmark.prepare(bench)
             rounds = settings.pick(benchmark.rounds, benchmark.quick_rounds)
+            end = time.monotonic() + settings.pick(BUDGET_SECONDS, BUDGET_SECONDS / 4)
             for _ in range(rounds):
                 for name, sample in contenders.items():
                     result.samples.setdefault(name, []).append(sample())
+                if time.monotonic() > end:
+                    break
     except Exception as error:
         result.error = f"{type(error).__name__}: {error}"
         traceback.print_exc()

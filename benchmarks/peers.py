@@ -42,9 +42,8 @@ def run(results: list[Result], settings: Settings) -> Iterator[str]:
 
 
 def _run(name: str, peer: Any, results: list[Result], settings: Settings) -> Iterator[str]:
-    start = time.perf_counter()
-    with peer(settings) as (samples, once):
-        once["init"] = (time.perf_counter() - start) * 1e3
+    once: dict[str, float] = {}
+    with peer(settings, once) as samples:
         for result in results:
             benchmark = result.benchmark.name
             if benchmark not in samples:
@@ -55,8 +54,6 @@ def _run(name: str, peer: Any, results: list[Result], settings: Settings) -> Ite
                     result.samples[name] = [sample() for _ in range(settings.pick(ROUNDS, 1))]
             except Exception as error:
                 yield f"{name}, {benchmark}: {type(error).__name__}: {error}"
-        start = time.perf_counter()
-    once["shutdown"] = (time.perf_counter() - start) * 1e3
     for result in results:
         if result.benchmark.name in once:
             result.samples[name] = [once[result.benchmark.name]]
@@ -69,10 +66,12 @@ def _drain(wait: Callable[[list[Any]], Any], left: list[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _ray(settings: Settings) -> Iterator[tuple[Samples, dict[str, float]]]:
+def _ray(settings: Settings, once: dict[str, float]) -> Iterator[Samples]:
+    """Samples by benchmark; what happens once, start and end, goes into `once`."""
     import ray  # type: ignore[import-not-found, unused-ignore]
 
     large = objects.largest_megabytes(settings) * objects.MEGABYTE
+    start = time.perf_counter()
     ray.init(
         num_cpus=WORKERS,
         object_store_memory=2 * large + 64 * objects.MEGABYTE,
@@ -85,6 +84,7 @@ def _ray(settings: Settings) -> Iterator[tuple[Samples, dict[str, float]]]:
         total = ray.remote(objects.sum_of_sample)
         work = ray.remote(scaling.work)
         ray.get(task.remote())
+        once["init"] = (time.perf_counter() - start) * 1e3
 
         @ray.remote
         def submitting(batches: int) -> None:
@@ -138,12 +138,12 @@ def _ray(settings: Settings) -> Iterator[tuple[Samples, dict[str, float]]]:
         def share() -> Sample:
             array = np.ones(100 * objects.MEGABYTE // 8)
 
-            def once() -> None:
+            def spread() -> None:
                 ref = ray.put(array)
                 ray.get([total.remote(ref) for _ in range(8)])
 
-            once()
-            return millis(once)
+            spread()
+            return millis(spread)
 
         def speed_up(micros: float) -> Sample:
             count = settings.pick(10_000, 2_000)
@@ -180,21 +180,24 @@ def _ray(settings: Settings) -> Iterator[tuple[Samples, dict[str, float]]]:
             "scale-100": lambda: speed_up(100),
             "scale-5": lambda: speed_up(5),
         }
-        yield samples, {}
+        nested()  # the workers that replace blocked ones start once
+        yield samples
     finally:
-        ray.shutdown()
+        once["shutdown"] = timed(ray.shutdown) * 1e3
 
 
 @contextlib.contextmanager
-def _loky(settings: Settings) -> Iterator[tuple[Samples, dict[str, float]]]:
+def _loky(settings: Settings, once: dict[str, float]) -> Iterator[Samples]:
     import joblib  # type: ignore[import-not-found, unused-ignore]
     from joblib.externals.loky import (  # type: ignore[import-not-found, unused-ignore]
         get_reusable_executor,
     )
 
+    start = time.perf_counter()
     with joblib.Parallel(n_jobs=WORKERS, backend="loky", batch_size=1) as parallel:
         delayed = joblib.delayed
         parallel([delayed(nothing)()])
+        once["init"] = (time.perf_counter() - start) * 1e3
 
         def batch() -> None:
             parallel(delayed(nothing)() for _ in range(tasks.BATCH))
@@ -219,5 +222,5 @@ def _loky(settings: Settings) -> Iterator[tuple[Samples, dict[str, float]]]:
             "scale-100": lambda: speed_up(100),
             "scale-5": lambda: speed_up(5),
         }
-        yield samples, {}
-    get_reusable_executor().shutdown(wait=True)
+        yield samples
+    once["shutdown"] = timed(lambda: get_reusable_executor().shutdown(wait=True)) * 1e3

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -21,17 +24,36 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 @contextlib.contextmanager
 def alone(settings: Settings) -> Iterator[Settings]:
     """Nothing but the settings: these benchmarks start interpreters of their own."""
+    for name in ("life_pyray", "life_pool"):
+        python("-m", "benchmarks.probes", name)  # fills the caches
     yield settings
 
 
 THEME = Theme("startup", alone)
 
 
+@cache
+def _environment() -> dict[str, str]:
+    """The environment of interpreters that keep their bytecode, as they do for users.
+
+    It lies in a folder of this run's, whatever PYTHONDONTWRITEBYTECODE says here.
+    """
+    folder = tempfile.mkdtemp(prefix="pyray-bench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    result = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**result, "PYTHONPYCACHEPREFIX": folder}
+
+
 def python(*arguments: str) -> str:
     """What an interpreter of its own prints."""
-    command = [sys.executable, *arguments]
     return subprocess.run(
-        command, check=True, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        [sys.executable, *arguments],
+        check=True,
+        cwd=ROOT,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     ).stdout
 
 
@@ -61,7 +83,7 @@ def millis_beyond_bare(statement: str) -> Sample:
 
 @THEME.add("import", "import pyray, beyond bare Python", "ms", at_most(40), quick_rounds=5)
 def _import(settings: Settings) -> dict[str, Sample]:
-    python("-c", "import pyray, multiprocessing.pool, concurrent.futures.process")  # caches
+    python("-c", "import numpy")  # fills the cache
     return {
         PYRAY: millis_beyond_bare("import pyray"),
         POOL: millis_beyond_bare("import multiprocessing.pool"),

@@ -19,7 +19,8 @@ def lines(results: list[Result]) -> list[str]:
         rows += _rows(result)
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     text = [_line(row, widths) for row in rows]
-    return [text[0], "─" * max(map(len, text)), *text[1:]]
+    errors = [f"{r.benchmark.name} failed: {r.error}" for r in results if r.error]
+    return [text[0], "─" * max(map(len, text)), *text[1:], *errors]
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
@@ -34,7 +35,7 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
     medians = result.medians
     samples = result.samples.get(PYRAY)
     if result.error or not samples:
-        yield (result.title, "failed", "", result.error or "no sample", "", "", "", "", "no")
+        yield (result.title, "failed", *("" for _ in HEADINGS[2:]))
         return
     references = [name for name in medians if name != PYRAY]
     targets = list(zip(result.benchmark.targets, result.met(), strict=True))

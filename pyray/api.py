@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyray import session
-from pyray._core import control, store, tasks, waiting
+from pyray._core import control, shm, store, tasks, waiting
 from pyray._core.store import ObjectID
 from pyray.exceptions import SessionError
 
@@ -87,6 +87,8 @@ def init(
     from pyray.options import check_options
 
     check_options({"resources": resources}, "init")
+    if shm.forked():
+        store.check()
     existing = session.current()
     if existing is not None and store.is_broken():
         session.shutdown()

@@ -12,6 +12,9 @@ import socket
 import struct
 from typing import Any
 
+# Environment variable that marks every process of a session.
+SESSION_VARIABLE = "PYRAY_SESSION"
+
 HEADER = struct.Struct("<BxxxI")
 CAP = 1 << 28
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,15 +112,18 @@ class Session(Resources):
         self._sock: socket.socket | None = None
         self._reader: threading.Thread | None = None
         self._bell = -1
-        if not self.local_mode:
-            self._start_node(memory)
         shm.attach(memory, 0)
-        control.set_bell(self._bell)
         tasks.reset()
+        try:
+            if not self.local_mode:
+                self._start_node(memory)
+        except BaseException:
+            shm.detach()
+            raise
+        control.set_bell(self._bell)
 
     def _start_node(self, memory: int) -> None:
         if not sys.executable:
-            os.close(memory)
             raise SessionError(
                 "sys.executable is empty, so pyray cannot start its node process; set it to the "
                 "path of this Python before init()"
@@ -139,7 +143,6 @@ class Session(Resources):
         except OSError as error:
             ours.close()
             os.close(self._bell)
-            os.close(memory)
             raise SessionError(
                 f"starting the node process with {command[0]} failed: {error}"
             ) from None
@@ -207,18 +210,22 @@ class Session(Resources):
         )
         with self._reply_arrived:
             self._reply_arrived.notify_all()
-        self._kill_group()
+        self._kill_left_behind()
 
-    def _kill_group(self) -> None:
-        """Kill what the node may have left: workers die with it, their children may not."""
-        if self.node is None:
-            return
+    def _kill_left_behind(self) -> None:
+        """Kill what the node left when it died: workers go with it, their children may not."""
         import signal
 
-        try:
-            os.killpg(self.node.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
+        mark = f"{protocol.SESSION_VARIABLE}={self.config['mark']}".encode()
+        for name in os.listdir("/proc"):
+            if not name.isdigit() or int(name) == os.getpid():
+                continue
+            try:
+                with open(f"/proc/{name}/environ", "rb") as f:
+                    if mark in f.read().split(b"\0"):
+                        os.kill(int(name), signal.SIGKILL)
+            except OSError:
+                continue  # gone meanwhile, or another user's
 
     def _print(self, payload: bytes) -> None:
         if not self.config["log_to_driver"]:
@@ -245,18 +252,25 @@ class Session(Resources):
             try:
                 self._sock.sendall(protocol.pickled(protocol.CALL, (number, operation, args)))
             except OSError:
-                raise NodeDiedError(
-                    f"the node process is gone: {self._failure or 'its socket is closed'}"
-                ) from None
+                self._reply_arrived_or_gone()
         with self._reply_arrived:
             while number not in self._replies:
                 if self._failure or self._stopping:
-                    raise NodeDiedError(f"the node process is gone: {self._failure or 'shut down'}")
+                    store.check()
+                    raise SessionError("the session was shut down during this call")
                 self._reply_arrived.wait(1.0)
             ok, value = self._replies.pop(number)
         if not ok:
             raise value
         return value
+
+    def _reply_arrived_or_gone(self) -> None:
+        """Its socket is closed: give the reader a moment to find out why, and raise that."""
+        deadline = time.monotonic() + 1.0
+        while self._failure is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        store.check()
+        raise NodeDiedError("the session's node process does not answer; call init() to start anew")
 
     def _answer_locally(self, operation: str, *args: Any) -> Any:
         totals = {
@@ -311,7 +325,8 @@ class Session(Resources):
     def stop(self) -> None:
         """End all processes and let go of the memory; views that are still alive keep theirs."""
         self._stopping = True
-        shm.detach_begin()
+        if shm.attached():
+            control.stop_all()  # threads of ours that wait are to raise
         if self._sock is not None:
             try:
                 self._sock.sendall(protocol.frame(protocol.STOP))
@@ -325,12 +340,20 @@ class Session(Resources):
             except subprocess.TimeoutExpired:
                 self.node.kill()
                 self.node.wait()
-            self._kill_group()
+            if self.node.returncode != 0:
+                self._kill_left_behind()
         if self._sock is not None:
             self._sock.close()
         control.set_bell(-1)
         if self._bell >= 0:
             os.close(self._bell)
+        # Calls of other threads that are under way see that the session has ended, or finish.
+        deadline = time.monotonic() + STOP_SECONDS
+        while shm.inflight() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if shm.inflight():
+            shm.retire()  # let go of the memory only with the process
+            return
         shm.detach()
         tasks.reset()
 
@@ -377,9 +400,24 @@ def start(
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
     with _lock:
+        if _current is not None and not store.is_broken():
+            assert isinstance(_current, Session)
+            return _current  # another thread was quicker
+        if shm.inflight():
+            raise SessionError(
+                "a call of the session before is still under way in another thread; wait for it "
+                "before init()"
+            )
         from pyray import machine
 
         gpus = machine.gpu_names(num_gpus)
+        try:
+            cwd = os.getcwd()
+        except FileNotFoundError:
+            raise SessionError(
+                "the current directory has been deleted, and tasks are to run in it; change to "
+                "another one before init()"
+            ) from None
         config: dict[str, Any] = {
             "num_cpus": machine.cpus() if num_cpus is None else num_cpus,
             "num_gpus": len(gpus),
@@ -390,12 +428,18 @@ def start(
             "logging_level": _level(logging_level),
             "local_mode": local_mode,
             "namespace": namespace,
-            "sys_path": list(sys.path) if sys.path[:1] != [""] else [os.getcwd(), *sys.path[1:]],
-            "cwd": os.getcwd(),
+            "sys_path": [cwd if p == "" else p for p in sys.path],
+            "cwd": cwd,
+            "mark": os.urandom(8).hex(),
         }
         size = object_store_memory or machine.default_store_memory()
-        memory = shm.create(size, RECORD_BYTES, config["num_cpus"])
-        session = Session(config, memory)
+        try:
+            memory = shm.create(size, RECORD_BYTES, config["num_cpus"])
+            session = Session(config, memory)
+        except (OSError, MemoryError) as error:
+            raise SessionError(
+                f"starting a session with an object store of {size} bytes failed: {error}"
+            ) from None
         _current = session
         store.set_guard(machine.why_not_grow)
         waiting.set_tick(session.on_tick)

@@ -68,6 +68,8 @@ class Watchdog:
                 continue
             test = self.test
             self._dump()
+            if self.test != test:
+                continue  # the dump has ended it
             self.deadline = time.monotonic() + GRACE_SECONDS
             assert self.main is not None
             signal.pthread_kill(self.main, signal.SIGUSR2)
@@ -110,6 +112,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
     signal.signal(signal.SIGUSR2, on_signal)
     _watchdog = Watchdog()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep pytest-timeout, where it is installed, behind the watchdog, which dumps every process."""
+    if not config.pluginmanager.hasplugin("timeout"):
+        return
+    for item in items:
+        marker = item.get_closest_marker("seconds")
+        if marker and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(marker.args[0] + GRACE_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)

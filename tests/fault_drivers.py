@@ -102,7 +102,7 @@ def double(x):
 class Driver:
     """A driver script in a process, session and temporary directory of its own."""
 
-    def __init__(self, folder, body, env=None, command=None, **popen):
+    def __init__(self, folder, body, env=None, command=None, stdio=None, **popen):
         self.folder = folder
         self.scratch = folder / "tmp"
         self.scratch.mkdir(exist_ok=True)
@@ -116,9 +116,9 @@ class Driver:
         self.errors = open(folder / "stderr", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command or [sys.executable, str(script)],
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdio is None else stdio,
+            stdout=subprocess.PIPE if stdio is None else stdio,
+            stderr=self.errors if stdio is None else stdio,
             start_new_session=True,
             env={k: v for k, v in environment.items() if v is not None},
             **popen,
@@ -133,8 +133,12 @@ class Driver:
         self._reader.start()
 
     def _read(self):
-        for raw in self.process.stdout:
-            line = raw.decode(errors="replace").rstrip("\n")
+        for raw in self.process.stdout or ():
+            self.hear(raw.decode(errors="replace"))
+
+    def hear(self, text):
+        """Take in what the script printed."""
+        for line in text.splitlines():
             self.lines.append(line)
             if line.startswith("@@"):
                 told = json.loads(line[2:])
@@ -182,5 +186,6 @@ class Driver:
         self.process.kill()
         self.process.wait()
         self._reader.join(5.0)
-        self.process.stdout.close()
+        if self.process.stdout:
+            self.process.stdout.close()
         self.errors.close()

@@ -104,7 +104,7 @@ def storm(n, every, seed, limit):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_kill_storm(seed):
     with h.store_balanced():
-        kills = storm(1000, 0.1, seed, 40)
+        kills = storm(1000, 0.1, seed, 30)
         assert kills >= 15
         h.assert_whole()
 
@@ -136,7 +136,7 @@ def test_kill_storm_on_shaped_tasks(needs):
     f = small.options(**needs)
     with h.store_balanced():
         with killer(0.1, 7) as kills:
-            assert ray.get([f.remote(i) for i in range(200)], timeout=40) == [
+            assert ray.get([f.remote(i) for i in range(200)], timeout=30) == [
                 i * i for i in range(200)
             ]
         assert kills
@@ -200,10 +200,9 @@ def test_a_stopped_worker_holds_up_nobody(tmp_path, what):
             assert h.get(refs, 5) == [2 * i for i in range(50)]
             rounds += 1
         assert rounds > 10
-        assert h.alive(pid)
     finally:
         os.kill(pid, signal.SIGCONT)
-    go.touch()
+        go.touch()
     if ref is not None:
         assert h.get(ref) == pid
     assert pid in [w["pid"] for w in h.workers()]
@@ -226,7 +225,25 @@ def test_workers_stopped_again_and_again():
     try:
         refs = [small.remote(i) for i in range(300)] + [parent.remote(i) for i in range(50)]
         want = [i * i for i in range(300)] + [i * i + 1 for i in range(50)]
-        assert ray.get(refs, timeout=40) == want
+        assert ray.get(refs, timeout=30) == want
     finally:
         stop.set()
         thread.join()
+
+
+def test_workers_that_come_and_go_leave_no_definitions():
+    @ray.remote
+    def child(i):
+        return i
+
+    @ray.remote(max_calls=1)
+    def parent_once(i):
+        return ray.get(child.remote(i))
+
+    def round_():
+        assert h.get([parent_once.remote(i) for i in range(40)], 20) == list(range(40))
+        h.assert_whole()
+
+    round_()
+    with h.store_balanced(units=8):
+        round_()

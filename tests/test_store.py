@@ -13,6 +13,8 @@ from pyray import exceptions
 from pyray._core import store
 
 MB = 1 << 20
+# Small things that stay: the definitions of functions.
+SLACK = 64 << 10
 
 
 def _used():
@@ -24,15 +26,15 @@ def _await_used(below):
     helpers.wait_until(lambda: _used() <= below, what=f"use of {below} bytes or less")
 
 
-@pytest.mark.parametrize("dtype", ["u1", "f8", "c16", "M8[s]", "U3", "?", ">i4"])
-def test_put_and_get_of_arrays(ray, dtype):
-    a = np.arange(20_000).astype("i8").astype(dtype)
-    ref = ray.put(a)
-    b = ray.get(ref)
-    assert b.dtype == a.dtype
-    assert np.array_equal(a, b)
-    a[:] = a[0]
-    assert not np.array_equal(a, ray.get(ref))
+def test_put_and_get_of_arrays(ray):
+    for dtype in ("u1", "f8", "c16", "M8[s]", "U3", "?", ">i4"):
+        a = np.arange(20_000).astype("i8").astype(dtype)
+        ref = ray.put(a)
+        b = ray.get(ref)
+        assert b.dtype == a.dtype
+        assert np.array_equal(a, b)
+        a[:] = a[0]
+        assert not np.array_equal(a, ray.get(ref))
 
 
 def test_what_is_gotten_cannot_be_written(ray):
@@ -219,7 +221,7 @@ def test_a_queued_argument_holds_an_object(ray, base, gate):
     gate.open()
     assert ray.get([ref, inline]) == [MB, MB]
     ray.put(1)
-    _await_used(base)
+    _await_used(base + SLACK)
 
 
 def test_an_id_inside_another_object_holds_it(ray, base):
@@ -232,7 +234,7 @@ def test_an_id_inside_another_object_holds_it(ray, base):
     del outer
     assert ray.get(inner).sum() == MB
     del inner
-    _await_used(base)
+    _await_used(base + SLACK)
 
 
 def test_an_id_inside_a_tasks_result_holds_it(ray, base):
@@ -254,7 +256,7 @@ def test_an_id_inside_a_tasks_result_holds_it(ray, base):
     del box, never_looked
     assert ray.get(inner).sum() == MB
     del inner
-    _await_used(base + MB)
+    _await_used(base + SLACK)
 
 
 def test_results_nobody_waits_for_are_freed(ray, base):
@@ -265,7 +267,7 @@ def test_results_nobody_waits_for_are_freed(ray, base):
     for _ in range(30):
         make.remote()
     ray.get(ray.remote(lambda: 1).remote())
-    _await_used(base)
+    _await_used(base + SLACK)
 
 
 def test_objects_a_task_keeps_are_held_until_it_lets_go(ray1):
@@ -288,7 +290,7 @@ def test_objects_a_task_keeps_are_held_until_it_lets_go(ray1):
     del ref
     assert ray1.get(kept_sum.remote()) == MB
     ray1.get(drop.remote())
-    _await_used(before + MB)
+    _await_used(before + SLACK)
 
 
 def test_views_a_task_keeps_are_held_until_it_lets_go(ray1):
@@ -307,7 +309,7 @@ def test_views_a_task_keeps_are_held_until_it_lets_go(ray1):
     more = [ray1.put(np.zeros(MB)) for _ in range(5)]
     del more
     assert ray1.get(drop.remote()) == 10
-    _await_used(2 * MB)
+    _await_used(SLACK)
 
 
 # ---- flat memory -------------------------------------------------------------------------------

@@ -32,43 +32,42 @@ def test_arguments_of_every_kind(ray):
     )
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        True,
-        -1,
-        2**70,
-        1.5,
-        1j,
-        "",
-        "ä€😀" * 100,
-        b"\0\1",
-        bytearray(b"x" * 5000),
-        [],
-        [1, [2, (3, {"k": {4}})]],
-        {"a": 1, 2: "b", (3, 4): None},
-        frozenset([1]),
-        range(5),
-        ValueError("as a value"),
-        ...,
-        int,
-        len,
-        np.float32(1.5),
-        np.datetime64("2020-01-01"),
-    ],
-    ids=repr,
-)
-def test_values_arrive_and_return_as_they_are(ray, value):
+VALUES = [
+    None,
+    True,
+    -1,
+    2**70,
+    1.5,
+    1j,
+    "",
+    "ä€😀" * 100,
+    b"\0\1",
+    bytearray(b"x" * 5000),
+    [],
+    [1, [2, (3, {"k": {4}})]],
+    {"a": 1, 2: "b", (3, 4): None},
+    frozenset([1]),
+    range(5),
+    ValueError("as a value"),
+    ...,
+    int,
+    len,
+    np.float32(1.5),
+    np.datetime64("2020-01-01"),
+]
+
+
+def test_values_arrive_and_return_as_they_are(ray):
     @ray.remote
     def f(x, *, y):
         return type(x).__name__, x, y
 
-    name, x, y = ray.get(f.remote(value, y=value))
-    assert name == type(value).__name__
-    for got in (x, y, ray.get(ray.put(value))):
-        assert type(got) is type(value)
-        assert got == value or repr(got) == repr(value)
+    for value in VALUES:
+        name, x, y = ray.get(f.remote(value, y=value))
+        assert name == type(value).__name__
+        for got in (x, y, ray.get(ray.put(value))):
+            assert type(got) is type(value)
+            assert got == value or repr(got) == repr(value)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +200,8 @@ def test_a_failed_argument_fails_the_task(ray, tally):
     def f(*xs, y=None):
         tally.add()
 
-    for ref in (f.remote(1, bad.remote()), f.remote(y=bad.remote()), f.remote(f.remote(bad.remote()))):
+    chained = f.remote(f.remote(bad.remote()))
+    for ref in (f.remote(1, bad.remote()), f.remote(y=bad.remote()), chained):
         with pytest.raises(KeyError, match="root of it") as caught:
             ray.get(ref)
         assert caught.value.task == "bad"
@@ -325,194 +325,14 @@ def test_exceptions_have_class_task_pid_and_traceback(ray):
     assert "_core" not in str(error)
 
 
-def test_an_exception_that_cannot_be_pickled_is_its_text(ray):
-    @ray.remote
+def test_an_exception_that_cannot_be_pickled_is_its_text(ray1):
+    @ray1.remote
     def f():
         error = RuntimeError("holds a lock")
         error.lock = threading.Lock()
         raise error
 
     with pytest.raises(exceptions.TaskError, match="holds a lock") as caught:
-        ray.get(f.remote())
+        ray1.get(f.remote())
     assert caught.value.cause is None
-    assert ray.get(ray.remote(os.getpid).remote()) == caught.value.pid
-
-
-# ---- options -----------------------------------------------------------------------------------
-
-
-def test_options_make_a_variant_and_leave_the_function_alone(ray):
-    @ray.remote(num_returns=2, name="both")
-    def f():
-        return 1, 2
-
-    single = f.options(num_returns=1)
-    assert ray.get(single.remote()) == (1, 2)
-    assert ray.get(single.options(num_returns=2).remote()) == [1, 2]
-    assert ray.get(f.remote()) == [1, 2]
-    assert single is not f
-
-
-def test_names_show_in_errors(ray):
-    @ray.remote(name="one")
-    def f():
-        raise ValueError
-
-    for variant, name in ((f, "one"), (f.options(name="two"), "two"), (f.options(), "one")):
-        with pytest.raises(exceptions.TaskError) as caught:
-            ray.get(variant.remote())
-        assert caught.value.task == name
-
-
-def test_retry_exceptions(ray, tally):
-    @ray.remote(max_retries=2, retry_exceptions=True)
-    def flaky(good_at):
-        tally.add()
-        if len(tally) < good_at:
-            raise ValueError(f"attempt {len(tally)}")
-        return len(tally)
-
-    assert ray.get(flaky.remote(3)) == 3
-    with pytest.raises(ValueError, match="attempt 6"):
-        ray.get(flaky.remote(100))
-    assert ray.get(flaky.options(max_retries=-1).remote(30)) == 30
-
-
-def test_retry_exceptions_of_some_classes_only(ray, tally):
-    @ray.remote(max_retries=3, retry_exceptions=[LookupError])
-    def flaky(error):
-        tally.add()
-        raise error
-
-    with pytest.raises(KeyError):
-        ray.get(flaky.remote(KeyError(1)))
-    assert len(tally) == 4
-    with pytest.raises(ValueError, match="2"):
-        ray.get(flaky.remote(ValueError(2)))
-    assert len(tally) == 5
-
-
-def test_exceptions_are_not_retried_by_default(ray, tally):
-    @ray.remote(max_retries=5)
-    def f():
-        tally.add()
-        raise ValueError
-
-    with pytest.raises(exceptions.TaskError):
-        ray.get(f.remote())
-    assert len(tally) == 1
-
-
-@pytest.mark.parametrize("max_calls", [1, 3])
-def test_max_calls_replaces_the_worker(ray1, max_calls):
-    @ray1.remote(max_calls=max_calls)
-    def pid():
-        return os.getpid()
-
-    pids = [ray1.get(pid.remote()) for _ in range(4 * max_calls)]
-    assert len(set(pids)) == 4
-    assert [pids.count(p) for p in dict.fromkeys(pids)] == [max_calls] * 4
-    assert not [p for p in set(pids[:-max_calls]) if helpers.alive(p)]
-
-
-def test_without_max_calls_the_worker_stays(ray1):
-    pid = ray1.remote(os.getpid)
-    assert len(set(ray1.get([pid.remote() for _ in range(50)]))) == 1
-
-
-# ---- where tasks run ---------------------------------------------------------------------------
-
-
-def test_working_directory_path_and_environment(tmp_path, monkeypatch):
-    import sys
-
-    import pyray
-
-    (tmp_path / "only_here.py").write_text("VALUE = 42\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYRAY_TEST", "of init")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    pyray.init(num_cpus=1)
-    monkeypatch.setenv("PYRAY_TEST", "later")
-
-    @pyray.remote
-    def f():
-        import only_here
-
-        return os.getcwd(), os.environ["PYRAY_TEST"], only_here.VALUE, sys.path
-
-    assert pyray.get(f.remote()) == (str(tmp_path), "of init", 42, sys.path)
-
-
-def test_subprocess_and_multiprocessing_in_tasks(ray):
-    @ray.remote
-    def shell():
-        import subprocess
-
-        return subprocess.check_output(["echo", "hello"], text=True)
-
-    @ray.remote
-    def pool():
-        import multiprocessing
-
-        with multiprocessing.get_context("fork").Pool(2) as workers:
-            return workers.map(abs, range(-3, 0))
-
-    assert ray.get([shell.remote(), pool.remote()]) == ["hello\n", [3, 2, 1]]
-
-
-def test_module_state_stays_in_the_worker(ray1):
-    @ray1.remote
-    def count():
-        os.counter = getattr(os, "counter", 0) + 1
-        return os.counter
-
-    assert ray1.get([count.remote() for _ in range(3)]) == [1, 2, 3]
-    assert not hasattr(os, "counter")
-
-
-def test_calls_from_many_threads(ray):
-    @ray.remote
-    def f(i, j):
-        return i, j
-
-    results = {}
-
-    def run(i):
-        refs = [f.remote(i, j) if j % 2 else f.remote(ray.put(i), j) for j in range(100)]
-        results[i] = ray.get(refs)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(12)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert results == {i: [(i, j) for j in range(100)] for i in range(12)}
-
-
-def test_calls_from_many_threads_of_a_task(ray):
-    @ray.remote
-    def child(i):
-        return i * i
-
-    @ray.remote
-    def parent():
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(lambda i: ray.get(child.remote(i)), range(40)))
-
-    assert ray.get(parent.remote()) == [i * i for i in range(40)]
-
-
-def test_ten_thousand_tasks(ray):
-    f = ray.remote(lambda i: i)
-    assert ray.get([f.remote(i) for i in range(10_000)]) == list(range(10_000))
-
-
-def test_a_long_chain(ray):
-    f = ray.remote(lambda i: i + 1)
-    ref = 0
-    for _ in range(3000):
-        ref = f.remote(ref)
-    assert ray.get(ref) == 3000
+    assert ray1.get(ray1.remote(os.getpid).remote()) == caught.value.pid

@@ -42,16 +42,16 @@ def test_get_returns_nested_values_in_order(ray):
     assert ray.get([ray.put(v) for v in value]) == value
 
 
-@pytest.mark.parametrize("bad", [1, None, "x", {"a": 1}, b"x" * 20])
-def test_get_of_something_else(ray, bad):
-    with pytest.raises(TypeError, match="ObjectID"):
-        ray.get(bad)
-    with pytest.raises(TypeError, match="item 1"):
-        ray.get([ray.put(1), bad])
-    with pytest.raises(TypeError, match="ObjectID"):
-        ray.wait(bad)
-    with pytest.raises(TypeError, match="item 1"):
-        ray.wait([ray.put(1), bad])
+def test_get_of_something_else(ray):
+    for bad in (1, None, "x", {"a": 1}, b"x" * 20):
+        with pytest.raises(TypeError, match="ObjectID"):
+            ray.get(bad)
+        with pytest.raises(TypeError, match="item 1"):
+            ray.get([ray.put(1), bad])
+        with pytest.raises(TypeError, match="ObjectID"):
+            ray.wait(bad)
+        with pytest.raises(TypeError, match="item 1"):
+            ray.wait([ray.put(1), bad])
 
 
 def test_get_timeouts(ray, gate, stuck):
@@ -154,13 +154,17 @@ def test_wait_timeouts(ray, gate, stuck):
     assert ray.wait([ref], timeout=None) == ([ref], [])
 
 
-@pytest.mark.parametrize(
-    ("number", "error"),
-    [(0, ValueError), (3, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)],
-)
-def test_bad_numbers_to_wait_for(ray, number, error):
-    with pytest.raises(error, match="num_returns"):
-        ray.wait([ray.put(1), ray.put(2)], num_returns=number)
+def test_bad_numbers_to_wait_for(ray):
+    cases = [
+        (0, ValueError),
+        (3, ValueError),
+        (-1, ValueError),
+        (1.0, TypeError),
+        (True, TypeError),
+    ]
+    for number, error in cases:
+        with pytest.raises(error, match="num_returns"):
+            ray.wait([ray.put(1), ray.put(2)], num_returns=number)
 
 
 def test_wait_refuses_duplicates_nothing_and_a_single_id(ray):

@@ -48,6 +48,16 @@ def reserve_slot():
     return None
 
 
+def release_slot(uint32_t p):
+    """A reserved slot whose process could not be started."""
+    at_store32(&C.procs[p].status, PROC_FREE)
+
+
+def set_blocked(bint blocked):
+    """This process is not to count as able to run tasks."""
+    at_store32(&C.me.blocked, blocked)
+
+
 def process_view(uint32_t p):
     """(status, blocked, shaped, running task's handle, tasks run) of a process."""
     cdef pr_proc *q = &C.procs[p]

@@ -267,13 +267,14 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
     """The worker's wait for work.
 
     Returns a claimed task (this process then holds a token), or 0 with `assigned` set to a task
-    that the node gave it with resources of its own, or 0 and nothing at the timeout or the end of
-    the session.
+    that the node gave it with resources of its own, or 0 and nothing at the timeout, the end of the
+    session, or when it is asked to sweep.
     """
     cdef uint64_t task
     cdef uint32_t seen
     cdef int64_t end = now_ns() + timeout_ns
     cdef int64_t left
+    cdef uint32_t sweep = at_load32(&c.dispatch.sweep)
     assigned[0] = 0
     while True:
         if at_load32(&c.dispatch.stopping):
@@ -295,6 +296,8 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
             token_release(c)
         else:
             stop_searching(c)
+        if at_load32(&c.dispatch.sweep) != sweep:
+            return 0        # somebody needs room: the caller lets go of what it can
         # Park.  The bit first, then the look: a push that saw no idle worker is seen here.
         seen = at_load32(&c.me.wake)
         set_bit(c.dispatch.idle, c.self)

@@ -61,6 +61,7 @@ enum {
     TASK_RUNNING = 4,
     TASK_DONE = 5,     /* returns sealed; a held task stays so until its submitter has let go */
     TASK_NODE = 6,     /* ready, waits at the node for its resources */
+    TASK_NEW = 7,      /* being written by its submitter: nothing in it but that is valid yet */
 };
 #define TASK_F_HELD 2     /* its submitter holds ids on its behalf and frees the record itself */
 #define TASK_F_KWARGS 4   /* arguments are (values, names) */
@@ -203,13 +204,12 @@ typedef struct {
 } pr_slab;
 
 /* A link to one dep entry of a task: generation's low 24 bits | index of the dep | slot.  Slot
- * numbers start at PR_CHUNK_GRANULES, so no link is 0 (the end) or 1 (PR_DEPS_CLOSED). */
+ * numbers start at PR_CHUNK_GRANULES, so no link is 0 (the end). */
 #define PR_LINK(slot, gen, index)                                                               \
     (((uint64_t)((gen) & 0xFFFFFFu) << 40) | ((uint64_t)(index) << 24) | (uint64_t)(slot))
 #define PR_MAX_DEPS 65535
 
 #define PR_WAITER_MULTI 0xFFFFFFFFu
-#define PR_DEPS_CLOSED 1ULL
 
 _Static_assert(sizeof(pr_object) == PR_GRANULE, "an object record is one granule");
 _Static_assert(sizeof(pr_task) == 2 * PR_GRANULE, "a task record is two granules");

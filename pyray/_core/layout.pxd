@@ -56,7 +56,6 @@ cdef extern from "layout.h" nogil:
     const uint64_t OBJ_COMPACT
     const uint64_t OBJ_NESTED
     const uint64_t OBJ_ACKED
-    const uint64_t PR_DEPS_CLOSED
     const uint32_t PR_WAITER_MULTI
     enum:
         PR_LAYOUT_VERSION
@@ -87,6 +86,7 @@ cdef extern from "layout.h" nogil:
         TASK_RUNNING
         TASK_DONE
         TASK_NODE
+        TASK_NEW
         PROC_FREE
         PROC_STARTING
         PROC_ALIVE

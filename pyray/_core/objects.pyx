@@ -129,20 +129,44 @@ cdef void enqueue(Ctx *c, uint64_t handle) noexcept nogil:
         ring_node(c)
 
 
-cdef void walk(Ctx *c, uint64_t link) noexcept nogil:
-    """Tell each task on a sealed object's list; may be repeated."""
-    cdef uint64_t slot, next
-    cdef uint32_t index, gen
-    cdef pr_task *t
+cdef pr_dep *dep_of(Ctx *c, uint64_t link, uint64_t handle) noexcept nogil:
+    """The dep entry that a link means, or NULL if that is no longer one that awaits `handle`."""
+    cdef pr_task *t = task_at(c, link & 0xFFFFFF)
+    cdef uint32_t index = (link >> 24) & 0xFFFF
     cdef pr_dep *d
-    while link > PR_DEPS_CLOSED:
-        slot = link & 0xFFFFFF
-        index = (link >> 24) & 0xFFFF
-        t = task_at(c, slot)
-        gen = gen_of(at_load64(&t.state))
-        if (gen & 0xFFFFFF) != <uint32_t>(link >> 40):
+    if (gen_of(at_load64(&t.state)) & 0xFFFFFF) != <uint32_t>(link >> 40) or index >= t.ndeps:
+        return NULL
+    d = deps_of(c, t) + index
+    return d if d.object == handle else NULL
+
+
+cdef void tell_dependents(Ctx *c, uint64_t handle) noexcept nogil:
+    """Take a sealed object's list and tell each task on it; may be repeated.
+
+    Whoever held the object last may have let go of it since the seal, and its record may be another
+    object's by now: so the list is looked at before it is taken.
+    """
+    cdef pr_object *o = object_at(c, handle)
+    cdef uint64_t first
+    while True:
+        first = at_load64(&o.dependents)
+        if first == 0 or dep_of(c, first, handle) == NULL:
+            return
+        if at_cas64(&o.dependents, first, 0):
+            walk(c, first, handle)
+            return
+
+
+cdef void walk(Ctx *c, uint64_t link, uint64_t handle) noexcept nogil:
+    cdef uint64_t slot, next
+    cdef uint32_t gen
+    cdef pr_dep *d
+    while link:
+        d = dep_of(c, link, handle)
+        if d == NULL:
             return      # the rest of the list went with a task that is gone
-        d = deps_of(c, t) + index
+        slot = link & 0xFFFFFF
+        gen = gen_of(at_load64(&task_at(c, slot).state))
         next = d.next
         at_store32(&d.ready, 1)
         if task_ready(c, (<uint64_t>gen << 32) | slot):
@@ -161,15 +185,12 @@ cdef bint await_object(Ctx *c, uint64_t handle, uint64_t task, uint32_t index) n
             at_store32(&d.ready, 1)
             return True
         first = at_load64(&o.dependents)
-        if first == PR_DEPS_CLOSED:
-            at_store32(&d.ready, 1)
-            return True
         d.next = first
         if at_cas64(&o.dependents, first, link):
             break
     if sealed(c, handle):
-        # Sealed between the look and the push: the sealer may have missed us, so walk it ourselves.
-        walk(c, at_xchg64(&o.dependents, PR_DEPS_CLOSED))
+        # Sealed between the look and the push: the sealer may have missed us.
+        tell_dependents(c, handle)
     return False
 
 
@@ -238,7 +259,7 @@ cdef void seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
         elif at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED | flags):
             break
     if at_load64(&o.dependents) != 0:
-        walk(c, at_xchg64(&o.dependents, PR_DEPS_CLOSED))
+        tell_dependents(c, handle)
     w = at_load32(&o.waiter)
     if w:
         by = ALARM if flags & OBJ_ERROR else 1

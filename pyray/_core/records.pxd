@@ -6,6 +6,7 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil
 cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil
 cdef uint64_t task_new(Ctx *c) noexcept nogil
 cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil
+cdef uint64_t count_unstarted(Ctx *c) noexcept nogil
 cdef uint32_t segment_new(Ctx *c) noexcept nogil
 cdef void segment_recycle(uint32_t slot) noexcept nogil
 cdef void records_reset() noexcept nogil

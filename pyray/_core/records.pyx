@@ -197,7 +197,7 @@ cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil:
 
 
 cdef uint64_t task_new(Ctx *c) noexcept nogil:
-    """A record in state WAITING and unreachable yet; its handle, or 0 when records are full."""
+    """A record in state NEW, this process's; its handle, or 0 when records are full."""
     cdef uint32_t slot = take(c, &_tasks)
     cdef pr_task *t
     cdef uint32_t gen
@@ -207,7 +207,10 @@ cdef uint64_t task_new(Ctx *c) noexcept nogil:
     gen = <uint32_t>((t.state & PR_GEN_MASK) >> PR_GEN_SHIFT) + 1
     if gen == 0:
         gen = 1
-    at_store_release64(&t.state, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_WAITING)
+    # What whoever clears up after our death needs to know; the rest is the last task's still.
+    t.submitter = <unsigned short>c.self
+    t.ext_size = 0
+    at_store64(&t.state, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW)
     return (<uint64_t>gen << 32) | slot
 
 
@@ -223,3 +226,19 @@ cdef uint32_t segment_new(Ctx *c) noexcept nogil:
 
 cdef void segment_recycle(uint32_t slot) noexcept nogil:
     push(&_segments, slot)
+
+
+cdef uint64_t count_unstarted(Ctx *c) noexcept nogil:
+    """Tasks that this process submitted and that nobody has claimed yet."""
+    cdef uint64_t n = 0
+    cdef uint32_t k, i
+    cdef uint64_t status
+    cdef pr_task *t
+    for k in range(_tasks.n_chunks):
+        for i in range(0, PR_CHUNK_GRANULES, 2):
+            t = task_at(c, <uint64_t>_tasks.chunks[k] * PR_CHUNK_GRANULES + i)
+            status = at_load64(&t.state) & 0xFF
+            if ((status == TASK_WAITING or status == TASK_READY or status == TASK_NODE)
+                    and t.submitter == c.self):
+                n += 1
+    return n

@@ -98,23 +98,21 @@ cdef int orphan_tasks(uint32_t p, object error) except -1:
             if status == TASK_FREE or t.submitter != p:
                 continue
             handle = handle_of(slot, s)
-            if status == TASK_DONE:
+            if status == TASK_NEW:
+                task_recycle(C, handle)     # nothing refers to it yet
+            elif status == TASK_DONE:
                 if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                     task_recycle(C, handle)
             elif status == TASK_READY or status == TASK_NODE or status == TASK_WAITING:
                 # Claimed by the node, so that no worker starts it now.
                 if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
                             | (<uint64_t>C.self << 48)):
-                    if t.ret0 != 0 or t.nreturns == 0:
-                        store_error_at(handle, error)
-                        t.flags &= ~TASK_F_HELD
-                        if status == TASK_WAITING:
-                            _zombies.append(handle)
-                        else:
-                            finish(handle)
+                    store_error_at(handle, error)
+                    t.flags &= ~TASK_F_HELD
+                    if status == TASK_WAITING:
+                        _zombies.append(handle)
                     else:
-                        # Died while it wrote the record: nothing refers to it yet.
-                        task_recycle(C, handle)
+                        finish(handle)
     return 0
 
 
@@ -352,7 +350,7 @@ cdef void rescan_waiting() noexcept nogil:
             slot = k * PR_CHUNK_GRANULES + i
             t = task_at(C, slot)
             s = at_load64(&t.state)
-            if (s & 0xFF) != TASK_WAITING or t.ndeps == 0 or t.ret0 == 0:
+            if (s & 0xFF) != TASK_WAITING or t.ndeps == 0:
                 continue
             d = deps_of(C, t)
             for j in range(t.ndeps):

@@ -25,6 +25,7 @@ cdef struct Ctx:
     bint forked             # in a child that user code forked: nothing may be released or called
     bint broken             # the node is gone: calls raise, but views and holds stay sound
     bint attached
+    int inflight            # calls that look into the memory at this moment; under the GIL
 
 cdef Ctx *get_ctx() noexcept nogil
 

@@ -176,7 +176,11 @@ def attach(int fd, uint32_t slot):
     memcpy(&h, <const char *>raw, sizeof(h))
     if h.magic != PR_MAGIC or h.layout_hash != PR_LAYOUT_HASH:
         raise ValueError("this session's memory was made by another build of pyray")
-    _mapping = Mapping(fd, h.total_bytes, h.off_payload, h.n_units * PR_UNIT)
+    try:
+        _mapping = Mapping(fd, h.total_bytes, h.off_payload, h.n_units * PR_UNIT)
+    except MemoryError:
+        close(fd)
+        raise
     cdef char *b = _mapping.base
     _ctx.base = b
     _ctx.head = <pr_header *>b
@@ -203,12 +207,6 @@ def adopt(uint32_t slot):
     _ctx.forked = False
     _ctx.me.pid = os.getpid()
     at_store32(&_ctx.me.status, PROC_ALIVE)
-
-
-def detach_begin():
-    """The session ends: threads that still wait are to raise."""
-    if _ctx.attached:
-        at_store32(&_ctx.dispatch.stopping, 1)
 
 
 def detach():
@@ -251,6 +249,16 @@ def set_process_name(str name):
     """The name that ps and top show, 15 characters."""
     cdef bytes raw = name.encode()
     prctl(PR_SET_NAME, <const char *>raw)
+
+
+def inflight():
+    """Calls of this process that are in the middle of something with the session's memory."""
+    return _ctx.inflight
+
+
+def retire():
+    """The session is over but cannot be let go of, since a call is still in the middle of it."""
+    _ctx.broken = True
 
 
 def attached():

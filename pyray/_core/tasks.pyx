@@ -22,7 +22,8 @@ from pyray._core.objects cimport (
 )
 from pyray._core.queues cimport queue_push, queues_reset
 from pyray._core.records cimport (
-    attempt_bits, attempt_of, gen_in, gen_of, records_reset, task_new, task_recycle,
+    attempt_bits, attempt_of, count_unstarted, gen_in, gen_of, records_reset, task_new,
+    task_recycle,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
@@ -31,7 +32,10 @@ from pyray._core.store cimport (
 )
 from pyray._core.waiting cimport set_task_thread
 
-from pyray._core.errors import OutOfRecordsError
+import os
+import sys
+
+from pyray._core.errors import ObjectLostError, OutOfRecordsError
 
 cdef Ctx *C = get_ctx()
 
@@ -48,6 +52,7 @@ cdef object _load_function = None
 cdef object _make_error = None
 cdef object _before_shaped = None
 cdef str _name = ""
+cdef uint32_t _sweeps = 0           # the last call to sweep that this process has followed
 
 
 cdef bytes base():
@@ -89,7 +94,12 @@ def put(value):
     if len(_held) > _held_limit:
         sweep_held()
     _counter += 1
-    return put_value(value, base(), _counter, "x")
+    # Pickling runs code of the user's, and so may other threads: shutdown waits for this to end.
+    C.inflight += 1
+    try:
+        return put_value(value, base(), _counter, "x")
+    finally:
+        C.inflight -= 1
 
 
 cdef int sweep_held() except -1:
@@ -177,7 +187,11 @@ cdef class Caller:
             check_session()
         if kwargs or not self.min_args <= PyTuple_GET_SIZE(args) <= self.max_args:
             self.check(args, kwargs)
-        return submit(self, args, kwargs)
+        C.inflight += 1
+        try:
+            return submit(self, args, kwargs)
+        finally:
+            C.inflight -= 1
 
 
 cdef object submit(Caller f, tuple args, dict kwargs):
@@ -296,6 +310,7 @@ cdef object submit(Caller f, tuple args, dict kwargs):
             d[i].next = 0
             d[i].ready = 0
             i += 1
+        at_store64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_WAITING)
         for i in range(ndeps):
             await_object(C, d[i].object, handle, <uint32_t>i)
         if task_ready(C, handle):
@@ -420,14 +435,26 @@ cdef object propagate(pr_task *t, uint64_t failed):
     store_error(t, load_raw(failed, None))
 
 
+cdef object load_argument(uint64_t handle):
+    """A value that the submitter holds for the task, unless the submitter has died since."""
+    cdef object value
+    if not alive(C, handle):
+        raise ObjectLostError("an argument is gone: the process that submitted the task died")
+    if object_at(C, handle).state & (OBJ_INLINE | OBJ_COMPACT):
+        value = load_raw(handle, None)
+        if not alive(C, handle):
+            raise ObjectLostError("an argument is gone: the process that submitted the task died")
+        return value
+    return load_raw(handle, borrow_for_view(handle))
+
+
 cdef object run(uint64_t handle, pr_task *t, Function f, list failed):
     cdef pr_dep *d
-    cdef pr_object *o
     cdef Py_ssize_t i
     cdef object payload, values, names = None
     cdef list mutable
     if t.flags & TASK_F_ARGS_OBJECT:
-        payload = load_raw(t.args_object, borrow_for_view(t.args_object))
+        payload = load_argument(t.args_object)
     else:
         payload = decode_inline(<const char *>t.args, t.args_len)
     if t.flags & TASK_F_KWARGS:
@@ -438,14 +465,10 @@ cdef object run(uint64_t handle, pr_task *t, Function f, list failed):
         mutable = list(values)
         d = deps_of(C, t)
         for i in range(t.ndeps):
-            o = object_at(C, d[i].object)
-            if o.state & OBJ_ERROR:
+            if alive(C, d[i].object) and object_at(C, d[i].object).state & OBJ_ERROR:
                 failed.append(d[i].object)
                 return None
-            if o.state & (OBJ_INLINE | OBJ_COMPACT):
-                mutable[d[i].position] = load_raw(d[i].object, None)
-            else:
-                mutable[d[i].position] = load_raw(d[i].object, borrow_for_view(d[i].object))
+            mutable[d[i].position] = load_argument(d[i].object)
         values = tuple(mutable)
         mutable = None
     payload = None
@@ -468,6 +491,7 @@ cdef int execute(uint64_t handle) except -1:
     cdef list failed = []
     cdef object exit_code = None
     cdef object error
+    PyErr_CheckSignals()    # a signal that came before the task did is none of its business
     s = at_load64(&t.state)
     at_store_release64(&t.state, (s & ~<uint64_t>0xFF) | TASK_RUNNING)
     C.me.started_ns = now_ns()
@@ -485,6 +509,8 @@ cdef int execute(uint64_t handle) except -1:
             f = <Function>found
         _name = f.name
         result = run(handle, t, f, failed)
+        if C.forked:
+            leave_fork(None)
         if failed:
             propagate(t, failed[0])
         elif t.nreturns == 1:
@@ -501,6 +527,8 @@ cdef int execute(uint64_t handle) except -1:
                     store_value(rets[i], result[i], 0, False, "result")
         result = None
     except BaseException as e:
+        if C.forked:
+            leave_fork(e)
         attempt = attempt_of(s)
         if isinstance(e, SystemExit):
             code = e.code
@@ -526,6 +554,31 @@ cdef int execute(uint64_t handle) except -1:
     return 0
 
 
+def leave_fork(error):
+    """A child that the task forked has come back from the task's function: it ends here, and must
+    touch nothing, since the task is its parent's."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    elif error is not None:
+        import traceback
+        traceback.print_exception(error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
+
+
+def running():
+    """Whether a task of the user's runs in this process at this moment."""
+    return _running != 0
+
+
+def unstarted_children():
+    """Number of tasks that this process submitted and that no worker has started."""
+    return count_unstarted(C)
+
+
 cdef void retry(uint64_t handle, pr_task *t, uint64_t s, int attempt) noexcept nogil:
     cdef uint64_t status = TASK_READY if t.shape == 0 else TASK_NODE
     C.me.depth = 0
@@ -547,6 +600,7 @@ def work(double seconds):
     cdef uint64_t task, assigned = 0
     cdef int64_t timeout = <int64_t>(seconds * 1e9)
     cdef Py_ssize_t n = 0
+    global _sweeps
     set_task_thread(True)
     try:
         while True:
@@ -560,7 +614,10 @@ def work(double seconds):
                 PyErr_CheckSignals()
                 return n
             n += 1
-            if n % 16 == 0:
+            if at_load_relaxed32(&C.dispatch.sweep) != _sweeps:
+                _sweeps = at_load32(&C.dispatch.sweep)
+                sweep()
+            elif n % 16 == 0:
                 if has_duties() or _held:
                     sweep()
     finally:

@@ -17,7 +17,9 @@ from pyray._core.layout cimport *
 from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_close, waiter_open
 from pyray._core.queues cimport queue_visible
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
-from pyray._core.store cimport ObjectID, PACKED_BYTES, check_id, check_session, load_value
+from pyray._core.store cimport (
+    ObjectID, PACKED_BYTES, check_id, check_session, load_value, sweep_now,
+)
 
 from pyray._core.errors import GetTimeoutError, ProcessLimitError, SessionError
 
@@ -137,6 +139,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     cdef pr_waiter *w = NULL
     cdef uint32_t events = 0
     cdef int64_t start, now, end, looked
+    cdef uint32_t sweeps
     ready = count_sealed(handles, n, need, &error)
     if ready >= need or (error and stop_at_error):
         return ready
@@ -146,6 +149,8 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     mapping = current_mapping()     # a shutdown in another thread must not unmap under us
     waiter = waiter_open(C)
     looked = start
+    sweeps = at_load32(&C.dispatch.sweep)
+    C.inflight += 1
     blocked = _task_thread != 0 and PyThread_get_thread_ident() == _task_thread
     if blocked:
         block(handles, n)
@@ -191,6 +196,9 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
             if now - looked >= CHUNK_NS - 1000000:
                 looked = now
                 rescue(C)
+                if at_load_relaxed32(&C.dispatch.sweep) != sweeps:
+                    sweeps = at_load32(&C.dispatch.sweep)
+                    sweep_now()
                 if at_load32(&C.me.refused):
                     count = C.me.refused - 1
                     at_store32(&C.me.refused, 0)
@@ -201,10 +209,12 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                 if _tick is not None:
                     _tick((now - start) / 1e9, ids)
     finally:
-        if waiter >= 0 and C.attached:
-            waiter_close(C, waiter)
-        if blocked and C.attached:
-            unblock()
+        C.inflight -= 1
+        if current_mapping() is mapping:
+            if waiter >= 0:
+                waiter_close(C, waiter)
+            if blocked:
+                unblock()
 
 
 cdef int64_t deadline(object timeout) except? -2:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import select
 import signal
 import socket
@@ -37,6 +38,7 @@ GRACE_SECONDS = 0.25
 BACKLOG = 4 << 20
 SHAPED_NONE, SHAPED_RUNS, SHAPED_BLOCKED, SHAPED_WANTS = range(4)
 PROC_ALIVE = 2
+SESSION_VARIABLE = protocol.SESSION_VARIABLE
 TASK_NODE = 6
 
 
@@ -56,7 +58,12 @@ class Shell:
         shm.adopt_orphans()
         shm.set_process_name("pyray node")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: self._end("SIGTERM"))
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGCHLD, self._on_signal)
+        self.children_ended = False
+        # Each worker takes six descriptors here; workers get the user's limit back.
+        self.files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.files[1], self.files[1]))
         for fd in (memory, sock, bell):
             os.set_inheritable(fd, False)
         self.driver_fd = os.pidfd_open(driver)
@@ -76,7 +83,7 @@ class Shell:
         self.workers: dict[int, Worker] = {}
         self.by_fd: dict[int, Callable[[int], None]] = {}
         self.queue: deque[m.Event] = deque()
-        self.shapes: dict[frozenset[tuple[str, float]], int] = {frozenset({("CPU", 1.0)}): 0}
+        self.shapes: dict[frozenset[tuple[str, float]], int] = {}
         self.shaped: dict[int, int] = {}  # task that the scheduler knows -> its shape
         self.gpu_names: list[str] = []
         self.sweeps = 0
@@ -97,13 +104,15 @@ class Shell:
         self.sock.setblocking(False)
         sys.path[:] = self.config["sys_path"]
         os.chdir(self.config["cwd"])
+        # Inherited by all that tasks start, so that the driver finds it should this process die.
+        os.environ[SESSION_VARIABLE] = self.config["mark"]
         self.gpu_names = self.config["gpus"]
         self.scheduler = Scheduler(
             SchedulerConfig(
                 num_cpus=self.config["num_cpus"],
                 num_gpus=self.config["num_gpus"],
                 resources=self.config["resources"],
-                max_workers=self.config["max_workers"],
+                max_workers=min(self.config["max_workers"], (self.files[1] - 64) // 6),
             )
         )
         import multiprocessing
@@ -116,7 +125,7 @@ class Shell:
         self.epoll = select.epoll()
         self._watch(self.sock.fileno(), self._on_driver)
         self._watch(self.bell, self._on_bell)
-        self._watch(self.driver_fd, lambda _: self._end("the driver ended"))
+        self._watch(self.driver_fd, self._on_driver_end)
         self.feed(m.Started())
         self._send(protocol.frame(protocol.HELLO))
         next_tick = time.monotonic() + TICK_SECONDS
@@ -154,7 +163,25 @@ class Shell:
         if self.by_fd.pop(fd, None) is not None:
             self.epoll.unregister(fd)
 
-    def _end(self, reason: str) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if number == signal.SIGCHLD:
+            self.children_ended = True
+        else:
+            self.ended = True
+        # A handler alone does not end the wait in epoll, which is resumed after it.
+        os.eventfd_write(self.bell, 1)
+
+    def _reap_adopted(self) -> None:
+        """Reap what tasks left behind and the kernel gave to us; workers have their own way."""
+        ours = {w.pid for w in self.workers.values()}
+        for pid in children(os.getpid()):
+            if pid not in ours:
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    continue
+
+    def _on_driver_end(self, events: int) -> None:
         self.ended = True
 
     def give_up(self, reason: str) -> None:
@@ -263,7 +290,9 @@ class Shell:
         reason = self.scheduler.why_infeasible(request)
         if reason is not None:
             return None, reason
-        number = len(self.shapes)
+        if key == frozenset({("CPU", 1.0)}):
+            return 0, None  # the shape that workers run without the node
+        number = len(self.shapes) + 1
         if number > 65535:
             return None, "is one shape too many: a session knows at most 65,535"
         self.shapes[key] = number
@@ -349,6 +378,9 @@ class Shell:
             os.read(self.bell, 8)
         except BlockingIOError:
             return
+        if self.children_ended:
+            self.children_ended = False
+            self._reap_adopted()
         self.look()
 
     def look(self) -> None:
@@ -479,7 +511,8 @@ class Shell:
                     f"{i.failures} workers in a row ended while they were starting; their output "
                     "above says why"
                 )
-                self._send(protocol.frame(protocol.FATAL, text.encode()))
+                if not any(w.up for w in self.workers.values()):
+                    self._send(protocol.frame(protocol.FATAL, text.encode()))
 
     def _assign(self, i: m.Assign) -> None:
         gpus = ",".join(self.gpu_names[g] for g in i.gpu_ids)
@@ -527,6 +560,8 @@ class Shell:
 
     def _close_in_child(self) -> None:
         """In a freshly forked worker: close what is the node's."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.files)
         self.epoll.close()
         self.sock.close()
         os.close(self.driver_fd)

@@ -103,19 +103,40 @@ def fork_worker(
     slot = control.reserve_slot()
     if slot is None:
         return None
-    out_r, out_w = os.pipe2(os.O_CLOEXEC)
-    err_r, err_w = os.pipe2(os.O_CLOEXEC)
-    ours, theirs = socket.socketpair()
-    link = theirs.detach()
+    opened: list[int] = []
+    try:
+        opened += os.pipe2(os.O_CLOEXEC)
+        opened += os.pipe2(os.O_CLOEXEC)
+        ours, theirs = socket.socketpair()
+        opened += [ours.detach(), theirs.detach()]
+        return _fork(context, config, close_in_child, slot, opened)
+    except OSError:
+        # Out of descriptors, processes or memory: one worker fewer, not the end of the session.
+        for fd in opened:
+            os.close(fd)
+        control.release_slot(slot)
+        return None
+
+
+def _fork(
+    context: ForkContext,
+    config: dict[str, Any],
+    close_in_child: Callable[[], None],
+    slot: int,
+    opened: list[int],
+) -> Worker:
+    out_r, out_w, err_r, err_w, mine, link = opened
     process = context.Process(
         target=_run,
-        args=(slot, out_w, err_w, link, config, os.getpid(), close_in_child, (out_r, err_r, ours)),
+        args=(slot, out_w, err_w, link, config, os.getpid(), close_in_child, (out_r, err_r, mine)),
         name=f"pyray-worker-{slot}",
         daemon=False,  # tasks may have child processes of their own
     )
     process.start()
     for fd in (out_w, err_w, link):
         os.close(fd)
+    opened[:] = [out_r, err_r, mine]  # what the caller closes if the rest fails
+    ours = socket.socket(fileno=mine)
     ours.setblocking(False)
     return Worker(slot, process, [Pipe(out_r, 1), Pipe(err_r, 2)], ours)
 
@@ -128,12 +149,11 @@ def _run(
     config: dict[str, Any],
     parent: int,
     close_in_child: Callable[[], None],
-    not_ours: tuple[int, int, socket.socket],
+    not_ours: tuple[int, int, int],
 ) -> None:
     close_in_child()
-    os.close(not_ours[0])
-    os.close(not_ours[1])
-    not_ours[2].close()
+    for fd in not_ours:
+        os.close(fd)
     from pyray.worker.main import main
 
     main(slot, out, err, link, config, parent)

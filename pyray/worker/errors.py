@@ -9,7 +9,6 @@ from typing import Any
 
 from pyray.exceptions import TaskError, WorkerCrashedError, make_task_error, members
 
-
 TEXT_CAP = 1 << 16
 
 

@@ -91,7 +91,7 @@ def _become_worker(
     shm.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
@@ -135,15 +135,34 @@ def _loop() -> int:
         try:
             ran = tasks.work(seconds)
         except tasks.WorkerExit as e:
+            _drain()
             return int(e.code)
-        except KeyboardInterrupt:
-            continue  # SIGINT between two tasks
         if control.stopping():
             return 0
         sys.stdout.flush()
         sys.stderr.flush()
         holding = tasks.sweep()
         seconds = BUSY_SECONDS if ran or holding else IDLE_SECONDS
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """SIGINT ends the task that runs, and nothing if there is none."""
+    if tasks.running():
+        raise KeyboardInterrupt
+
+
+def _drain() -> None:
+    """Before an orderly end: wait for tasks that this process submitted to be started, since they
+    would fail with it."""
+    import time
+
+    from pyray._core import control
+
+    control.set_blocked(True)
+    pause = 0.001
+    while tasks.unstarted_children() and not control.stopping():
+        time.sleep(pause)
+        pause = min(0.05, pause * 1.5)
 
 
 def load_function(number: int) -> Any:

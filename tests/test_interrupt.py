@@ -1,0 +1,359 @@
+"""Ctrl-C: one interrupt, a short traceback, no orphans; where it is caught the session goes on."""
+
+import fcntl
+import os
+import pty
+import random
+import re
+import select
+import signal
+import sys
+import termios
+import time
+
+import pytest
+from fault_drivers import Driver, alive, in_futex
+from fault_helpers import wait_until
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Start scripts; whatever they leave is killed at the end."""
+    made = []
+
+    def start(body, **options):
+        made.append(Driver(tmp_path, body, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.clean()
+
+
+START = """
+from pyray import session
+@ray.remote
+def never(i):
+    child = subprocess.Popen(["sleep", "1000"])
+    pathlib.Path(HERE, f"started{i}").touch()
+    while True:
+        time.sleep(1)
+def workers():
+    return sorted(w["pid"] for w in session.current().call("workers"))
+begin()
+ray.get([double.remote(i) for i in range(10)])
+limit = time.monotonic() + 10
+while len(workers()) < 2: assert time.monotonic() < limit
+before = workers()
+refs = [never.remote(0)]
+while not os.path.exists(HERE + "/started0"): assert time.monotonic() < limit
+"""
+WAITS = {
+    "get": "ray.get(refs[0])",
+    "get of many": "ray.get(refs + [double.remote(1)])",
+    "get with a timeout": "ray.get(refs, timeout=1000)",
+    "wait": "ray.wait(refs)",
+    "wait with a timeout": "ray.wait(refs, timeout=1000)",
+    "an Arrow stream": "ray.arrow_stream(refs[0])",
+}
+
+
+def press(d):
+    """Ctrl-C reaches the whole foreground process group."""
+    os.killpg(d.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_script_ends(driver, wait):
+    d = driver(f"{START}\nsay(now=1)\n{WAITS[wait]}\nsay(wrong=1)")
+    d.said("now")
+    wait_until(lambda: in_futex(d.pid), what="the wait")
+    start = time.monotonic()
+    press(d)
+    assert d.ended() == -signal.SIGINT
+    assert time.monotonic() - start < 1
+    d.assert_gone()
+    text = d.stderr()
+    assert text.count("KeyboardInterrupt") == 1, text
+    assert text.count("Traceback") == 1, text
+    assert len(text.splitlines()) < 15, text
+    assert "wrong" not in "".join(d.lines)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_session_goes_on_if_the_interrupt_is_caught(driver, wait):
+    d = driver(
+        f"""{START}
+caught = 0
+for i in range(3):
+    try:
+        say(**{{f"now{{i}}": 1}})
+        {WAITS[wait]}
+    except KeyboardInterrupt:
+        caught += 1
+    say(**{{f"result{{i}}": ray.get([double.remote(i) for i in range(100)], timeout=10)}})
+say(caught=caught, before=before, after=workers(), value=ray.get(ray.put(5)))
+"""
+    )
+    for i in range(3):
+        d.said(f"now{i}")
+        wait_until(lambda: in_futex(d.pid), what="the wait")
+        press(d)
+        assert d.said(f"result{i}") == [2 * i for i in range(100)]
+    assert d.said("caught") == 3
+    assert d.said("before") == d.said("after")  # no worker noticed anything
+    assert d.ended() == 0
+    assert d.stderr() == ""
+    d.assert_gone()
+
+
+def test_two_presses_are_two_interrupts_at_most(driver):
+    d = driver(
+        f"""{START}
+caught = 0
+def wait():
+    global caught
+    try:
+        say(now=1)
+        ray.get(refs)
+    except KeyboardInterrupt:
+        caught += 1
+        try:
+            say(first=1)
+            ray.get(refs)
+        except KeyboardInterrupt:
+            caught += 1
+wait()
+say(caught=caught, value=ray.get(double.remote(2), timeout=10))
+"""
+    )
+    d.said("now")
+    wait_until(lambda: in_futex(d.pid), what="the wait")
+    press(d)
+    d.said("first")
+    wait_until(lambda: in_futex(d.pid), what="the second wait")
+    press(d)
+    assert d.said("caught") == 2
+    assert d.said("value") == 4
+    assert d.ended() == 0
+    d.assert_gone()
+
+
+MIXED = """
+import random
+rng = random.Random(1)
+begin(object_store_memory=200 << 20)
+@ray.remote
+def nested(i):
+    return ray.get(double.remote(i)) + 1
+def round_():
+    n = rng.randrange(1, 300)
+    refs = [double.remote(i) for i in range(n)] + [nested.remote(i) for i in range(3)]
+    blocks = [ray.put(bytes([i]) * rng.randrange(1, 300_000)) for i in range(5)]
+    chained = double.remote(double.remote(refs[0]))
+    ray.wait(refs, num_returns=len(refs))
+    assert ray.get(refs[:n]) == [2 * i for i in range(n)]
+    assert ray.get(chained) == 0
+    assert [ray.get(b)[:1] for b in blocks] == [bytes([i]) for i in range(5)]
+for _ in range(3):
+    round_()
+say(go=1)
+caught = rounds = 0
+while not os.path.exists(HERE + "/stop"):
+    try:
+        round_()
+        rounds += 1
+    except KeyboardInterrupt:
+        caught += 1
+"""
+
+
+@pytest.mark.parametrize("presses", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.seconds(120)
+def test_interrupts_at_random_moments(driver, presses):
+    rng = random.Random(12)
+    d = driver(
+        MIXED
+        + """
+for _ in range(20):
+    round_()
+from pyray._core import store
+limit = time.monotonic() + 10
+while store.object_stats()["used"] > 40 * 16384 and time.monotonic() < limit:
+    ray.get(double.remote(1))
+free = ray.available_resources()["CPU"]
+say(caught=caught, rounds=rounds, used=store.object_stats()["used"] // 16384, free=free)
+"""
+    )
+    d.said("go")
+    for _ in range(presses):
+        time.sleep(rng.uniform(0.001, 0.08))  # the moment is the point
+        assert alive(d.pid), d.stderr()
+        press(d)
+    time.sleep(0.1)
+    (d.folder / "stop").touch()
+    caught = d.said("caught", 30)
+    assert presses // 3 <= caught <= presses
+    assert d.said("rounds") > 0
+    assert d.said("used") <= 40
+    assert d.said("free") == 2
+    assert d.ended() == 0
+    d.assert_gone()
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 30))]
+)
+def test_a_script_ends_whatever_it_does(driver, seed):
+    rng = random.Random(seed)
+    d = driver(MIXED)
+    d.said("go")
+    time.sleep(rng.uniform(0.0, 0.2))  # the moment is the point
+    start = time.monotonic()
+    press(d)
+    wait_until(lambda: not alive(d.pid) or time.monotonic() - start > 0.3)
+    (d.folder / "stop").touch()
+    d.ended(1)
+    d.assert_gone()
+
+
+def test_a_press_while_the_session_starts_or_ends(driver):
+    d = driver("say(now=1)\nwhile True:\n    begin()\n    ray.shutdown()\n")
+    d.said("now")
+    time.sleep(0.3)
+    start = time.monotonic()
+    press(d)
+    d.ended(5)
+    assert time.monotonic() - start < 2
+    d.assert_gone()
+
+
+def test_sigint_to_a_worker_hits_its_task_alone(driver):
+    d = driver(
+        """
+from pyray import session
+begin()
+@ray.remote(max_retries=0)
+def slow():
+    pathlib.Path(HERE, "pid").write_text(str(os.getpid()))
+    time.sleep(30)
+ref = slow.remote()
+limit = time.monotonic() + 10
+while not (os.path.exists(HERE + "/pid") and open(HERE + "/pid").read()):
+    assert time.monotonic() < limit
+pid = int(open(HERE + "/pid").read())
+os.kill(pid, signal.SIGINT)
+try:
+    ray.get(ref, timeout=10)
+except ray.exceptions.TaskError as e:
+    say(cause=type(e.cause).__name__)
+for i in range(20):     # between tasks too
+    for w in session.current().call("workers"):
+        os.kill(w["pid"], signal.SIGINT)
+say(value=ray.get([double.remote(i) for i in range(10)], timeout=10),
+    same=pid in [w["pid"] for w in session.current().call("workers")])
+"""
+    )
+    assert d.said("cause") == "KeyboardInterrupt"
+    assert d.said("value") == [2 * i for i in range(10)]
+    assert d.said("same")
+    assert d.ended() == 0
+    d.assert_gone()
+
+
+# ---- interactive -------------------------------------------------------------------------------
+
+
+class Terminal:
+    """Python's prompt at a pseudo-terminal of its own."""
+
+    def __init__(self, folder):
+        ours, theirs = pty.openpty()
+        mode = termios.tcgetattr(theirs)
+        mode[3] &= ~termios.ECHO
+        termios.tcsetattr(theirs, termios.TCSANOW, mode)
+        begin = (
+            "import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+            f"os.execv({sys.executable!r}, ['python', '-i', '-q'])"
+        )
+        self.fd = ours
+        self.text = ""
+        self.driver = Driver(
+            folder,
+            "",
+            command=[sys.executable, "-c", begin],
+            env={"TERM": "dumb", "PYTHON_BASIC_REPL": "1"},
+            stdio=theirs,
+        )
+        os.close(theirs)
+        fcntl.fcntl(ours, fcntl.F_SETFL, os.O_NONBLOCK)
+
+    def send(self, text):
+        os.write(self.fd, text.encode())
+
+    def read_until(self, what, limit=15.0):
+        """What came, up to and with a match of a pattern."""
+        end = time.monotonic() + limit
+        while True:
+            found = re.search(what, self.text)
+            if found:
+                got, self.text = self.text[: found.end()], self.text[found.end() :]
+                return got
+            left = end - time.monotonic()
+            assert left > 0, f"no {what!r} within {limit} s, but {self.text!r}"
+            if select.select([self.fd], [], [], left)[0]:
+                self.text += os.read(self.fd, 4096).decode().replace("\r\n", "\n")
+
+
+def test_a_prompt_stays_usable(tmp_path):
+    terminal = Terminal(tmp_path)
+    d = terminal.driver
+    try:
+        terminal.send("import pyray as ray, time\n")
+        terminal.send("print('node:', ray.init(num_cpus=2)['node_pid'])\n")
+        d.node = int(terminal.read_until(r"node: \d+\n").split()[-1])
+        terminal.send(
+            "f = ray.remote(lambda x: 2 * x)\nnever = ray.remote(lambda: time.sleep(99))\n"
+        )
+        terminal.send("print(ray.get(f.remote(20)) + 1)\n")
+        terminal.read_until(r"\b41\n")
+        for i in range(3):
+            terminal.send("ref = never.options(num_cpus=0).remote(); print('wait', 'ing')\n")
+            terminal.read_until("wait ing\n")
+            terminal.read_until(">>> $")
+            terminal.send("ray.get(ref)\n")
+            wait_until(lambda: in_futex(d.pid), what="the wait")
+            terminal.send("\x03")
+            text = terminal.read_until(r"KeyboardInterrupt.*\n(.*\n)*?>>> ")
+            assert text.count("KeyboardInterrupt") == 1, text
+            assert len(text.splitlines()) < 15, text
+            terminal.send(f"print(ray.get(f.remote({i})) + 1000)\n")
+            terminal.read_until(rf"\b{1000 + 2 * i}\n")
+        terminal.send("exit()\n")
+        d.ended(5)
+        d.assert_gone()
+        assert "KeyboardInterrupt" not in terminal.text
+    finally:
+        d.clean()
+        os.close(terminal.fd)
+
+
+def test_a_press_in_a_process_pool_of_the_driver_is_none_of_ours(driver):
+    """A child of the driver in its process group gets the interrupt as well; workers do not."""
+    d = driver(
+        f"""{START}
+child = subprocess.Popen(["sleep", "1000"])
+try:
+    say(now=1)
+    ray.get(refs)
+except KeyboardInterrupt:
+    say(child=child.wait(5), before=before, after=workers())
+"""
+    )
+    d.said("now")
+    wait_until(lambda: in_futex(d.pid), what="the wait")
+    press(d)
+    assert d.said("child") == -signal.SIGINT
+    assert d.said("before") == d.said("after")
+    assert d.ended() == 0
+    d.assert_gone()
