@@ -2,6 +2,7 @@
 #
 #   make demo          build pyray and the Cython examples, then run every example
 #   make test          the same, then the tests         (ARGS="-k store" goes to pytest)
+#   make test-slow     the tests that take minutes each
 #   make check         linters, types, stubs            (make -k check: all of them, come what may)
 #   make format        let ruff format and fix what it can
 #   make bench         the benchmarks                   (ARGS=… goes to them)
@@ -41,7 +42,7 @@ extra_needs = $(call needs,["project"]["optional-dependencies"]["$(1)"])
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo test check format bench bench-peers clean distclean FORCE \
+.PHONY: demo test test-slow check format bench bench-peers clean distclean FORCE \
 	check-ruff check-format check-cython check-stubs check-types
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
@@ -55,6 +56,10 @@ demo: $(stamps)/core $(stamps)/examples
 test: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 	$(say) "running the tests"
 	@timeout --foreground -k 30 $(TEST_LIMIT) env $(run) -m pytest -q $(ARGS)
+
+test-slow: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
+	$(say) "running the tests that take long"
+	@$(python) -m pytest -q -m slow --timeout 900 $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
 

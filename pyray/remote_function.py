@@ -88,7 +88,8 @@ class RemoteFunction:
         given = {k: v for k, v in self._options.items() if v != DEFAULTS[k]}
         if shm.attached() and not shm.forked():
             # By number, not by value: a function may refer to itself, or to one that refers back.
-            return _rebuild, (self._shared.reference(self._name), self._name, given)
+            reference, meta = self._shared.reference(self._name)
+            return _rebuild, (reference, meta, self._name, given)
         return RemoteFunction, (self._function, given)
 
     # -- binding to a session
@@ -134,9 +135,12 @@ class RemoteFunction:
 class _Shared:
     """What a remote function and its ``.options()`` variants have in common."""
 
-    def __init__(self, function: Callable[..., Any] | None, reference: int | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any] | None, known: tuple[int, tuple[Any, ...]] | None = None
+    ) -> None:
         self._function = function
-        self._reference = reference  # number of its definition, if it came from another process
+        # Number and meta of its definition, from the process that it came from.
+        self._known = known
         self._numbers: dict[Any, int] = {}
         self._epoch = -1
         self._accepted: set[Any] = set()
@@ -144,8 +148,8 @@ class _Shared:
 
     def function(self) -> Callable[..., Any]:
         if self._function is None:
-            assert self._reference is not None
-            self._function = definitions.import_definition(self._reference)
+            assert self._known is not None
+            self._function = definitions.import_definition(self._known[0])
         return self._function
 
     def _fresh(self) -> None:
@@ -153,21 +157,25 @@ class _Shared:
             self._numbers.clear()
             self._epoch = shm.epoch()
 
-    def reference(self, name: str) -> int:
-        """Number of the bare function's definition."""
+    def reference(self, name: str) -> tuple[int, tuple[Any, ...]]:
+        """Number of the definition that holds the function itself, and its meta."""
         self._fresh()
-        if self._reference is not None:
-            return self._reference
-        return definitions.export(self._function, extra=(name, None, 0))
+        if self._known is not None:
+            return self._known
+        if not self._numbers:
+            meta = (name, None, 0)
+            self._numbers[meta] = definitions.export(self._function, extra=meta)
+        first = next(iter(self._numbers))
+        return self._numbers[first], first
 
     def number(self, meta: tuple[Any, ...]) -> int:
         """Number of the definition of the function with this name, retry classes and max_calls."""
-        self._fresh()
+        reference, known = self.reference(meta[0])
+        if meta == known:
+            return reference
         number = self._numbers.get(meta)
         if number is None:
-            number = self.reference(meta[0])
-            if self._reference is not None or self._numbers or meta[1:] != (None, 0):
-                number = definitions.export(number, key=meta, extra=meta)
+            number = definitions.export(reference, key=meta, extra=meta)
             self._numbers[meta] = number
         return number
 
@@ -209,9 +217,11 @@ class _Shared:
             self._accepted.add(shape)
 
 
-def _rebuild(reference: int, name: str, options: dict[str, Any]) -> RemoteFunction:
+def _rebuild(
+    reference: int, meta: tuple[Any, ...], name: str, options: dict[str, Any]
+) -> RemoteFunction:
     """A remote function in another process: its body is looked up when it is needed."""
-    shared = _Shared(None, reference)
+    shared = _Shared(None, (reference, meta))
     function = _Placeholder(name)
     return RemoteFunction(function, {**options, "name": options.get("name") or name}, shared)
 

@@ -149,7 +149,10 @@ class Session(Resources):
         finally:
             theirs.close()
         self._sock = ours
-        ours.sendall(protocol.pickled(protocol.CONFIG, self.config))
+        try:
+            ours.sendall(protocol.pickled(protocol.CONFIG, self.config))
+        except OSError:
+            pass  # it has ended already; the reader finds out how
         self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
         self._reader.start()
 
@@ -447,6 +450,8 @@ def start(
         atexit.unregister(shutdown)
         atexit.register(shutdown)
         try:
+            import cloudpickle  # noqa: F401  (needed soon; the node takes longer to start)
+
             session.wait_until_up()
         except BaseException:
             shutdown()

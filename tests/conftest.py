@@ -115,7 +115,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep pytest-timeout, where it is installed, behind the watchdog, which dumps every process."""
+    """Keep pytest-timeout, if installed, behind the watchdog, which dumps every process."""
     if not config.pluginmanager.hasplugin("timeout"):
         return
     for item in items:

@@ -9,6 +9,8 @@ import pytest
 from fault_drivers import GONE, Driver, alive, in_futex
 from fault_helpers import wait_until
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture
 def driver(tmp_path):
@@ -54,7 +56,6 @@ say(pids=[int(n) for i in range(2) for n in open(f"{HERE}/pids{i}").read().split
 ENDS = {
     "shutdown": ("ray.shutdown(); say(done=1); sys.stdin.read(); time.sleep(60)", None),
     "the end of the script": ("", 0),
-    "sys.exit": ("sys.exit(3)", 3),
     "an uncaught exception": ("raise RuntimeError('the driver goes down')", 1),
     "os._exit": ("os._exit(7)", 7),
     "abort": (
@@ -85,8 +86,17 @@ def test_nothing_is_left_after(driver, end):
     assert not [pid for pid in pids if alive(pid)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("where", ["in get", "in put"])
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("in get", signal.SIGKILL),
+        ("in get", signal.SIGTERM),
+        ("in put", signal.SIGKILL),
+        ("in put", signal.SIGINT),
+        *(pytest.param("in get", s, marks=SLOW) for s in (signal.SIGHUP, signal.SIGINT)),
+        *(pytest.param("in put", s, marks=SLOW) for s in (signal.SIGHUP, signal.SIGTERM)),
+    ],
+)
 def test_nothing_is_left_after_the_driver_is_killed(driver, number, where):
     loop = "ray.get(refs)" if where == "in get" else "while True: ray.put(bytes(30 << 20))"
     d = driver(BUSY + "say(now=1)\n" + loop)
@@ -119,7 +129,7 @@ def test_stopped_workers_go_too(driver):
 
 def test_a_driver_that_is_killed_at_a_random_moment(driver):
     rng = random.Random(11)
-    for _ in range(8):
+    for _ in range(4):
         d = driver("begin(); ray.get([double.remote(i) for i in range(100_000)]); time.sleep(60)")
         time.sleep(rng.uniform(0.05, 0.6))  # the moment is the point
         os.kill(d.pid, signal.SIGKILL)
@@ -166,7 +176,7 @@ begin(object_store_memory=64 << 20)
 ray.get(double.remote(1))
 ray.shutdown()
 first = state()
-for i in range(10):
+for i in range(5):
     ray.init(num_cpus=2, object_store_memory=64 << 20)
     assert ray.get(double.remote(i)) == 2 * i
     ray.shutdown()
@@ -235,7 +245,6 @@ say(value=ray.get(double.remote(21), timeout=10))
     [
         "sys.executable = '/nonexistent/python'",
         "sys.executable = ''",
-        "sys.executable = None",
         "sys.executable = '/bin/false'",
         "sys.executable = HERE",
         "os.environ['PYTHONHOME'] = '/nonexistent'",
@@ -269,8 +278,8 @@ LIMIT = "import resource; resource.setrlimit(resource.{}, ({n}, {n}))"
 @pytest.mark.parametrize(
     "before",
     [
-        *[LIMIT.format("RLIMIT_NOFILE", n=n) for n in (8, 12, 16, 20, 24, 32, 64)],
-        *[LIMIT.format("RLIMIT_AS", n=n << 20) for n in (100, 1500, 3000, 5000)],
+        *[LIMIT.format("RLIMIT_NOFILE", n=n) for n in (8, 16, 24, 64)],
+        *[LIMIT.format("RLIMIT_AS", n=n << 20) for n in (100, 3000)],
         "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')",
         "for fd in (0, 1, 2): os.close(fd)\nsys.stdout = open(f'{HERE}/out', 'w', 1)",
     ],

@@ -101,11 +101,11 @@ def storm(n, every, seed, limit):
     return len(kills)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_storm(seed):
     with h.store_balanced():
-        kills = storm(1000, 0.1, seed, 30)
-        assert kills >= 15
+        kills = storm(2000, 0.1, seed, 40)
+        assert kills >= 30
         h.assert_whole()
 
 
@@ -147,15 +147,15 @@ def test_kill_storm_without_retries_gives_a_typed_error_each():
     with h.store_balanced():
         with killer(0.05, 8) as kills:
             refs = [small.options(max_retries=0).remote(i) for i in range(400)]
-            failed = 0
+            errors = []
             for i, ref in enumerate(refs):
                 try:
                     assert ray.get(ref, timeout=20) == i * i
                 except ray.exceptions.WorkerCrashedError as e:
-                    failed += 1
-                    assert (e.signal, e.task) == ("SIGKILL", "small")
+                    errors.append((e.signal, e.task))
             count = len(kills)
-        assert 0 < failed <= count
+        assert 0 < len(errors) <= count
+        assert set(errors) == {("SIGKILL", "small")}
         del refs, ref
 
 
@@ -241,7 +241,7 @@ def test_workers_that_come_and_go_leave_no_definitions():
         return ray.get(child.remote(i))
 
     def round_():
-        assert h.get([parent_once.remote(i) for i in range(40)], 20) == list(range(40))
+        assert h.get([parent_once.remote(i) for i in range(20)], 20) == list(range(20))
         h.assert_whole()
 
     round_()

@@ -252,19 +252,25 @@ say(out=out.stdout, err=out.stderr)
 # ---- in tasks ----------------------------------------------------------------------------------
 
 
+CHILD_ENDS = [
+    "os._exit(0)",
+    "sys.exit(0)",
+    "raise ValueError('in the child')",
+    "return 'the child'",
+    "return ray.put(1)",
+    "os.kill(os.getpid(), 9)",
+    "return [done, what_it_raises(double.remote, 1)]",
+]
+
+
 @pytest.mark.parametrize(
-    "end",
+    ("options", "end"),
     [
-        "os._exit(0)",
-        "sys.exit(0)",
-        "raise ValueError('in the child')",
-        "return 'the child'",
-        "return ray.put(1)",
-        "os.kill(os.getpid(), 9)",
-        "return [done, what_it_raises(double.remote, 1)]",
+        *(("", end) for end in CHILD_ENDS),
+        *(("num_cpus=2", end) for end in CHILD_ENDS[1:4]),
+        *(pytest.param("num_cpus=2", end, marks=pytest.mark.slow) for end in CHILD_ENDS[4:]),
     ],
 )
-@pytest.mark.parametrize("options", ["", "num_cpus=2"])
 def test_a_task_that_forks_gives_the_parents_result(driver, end, options):
     d = driver(
         START

@@ -80,7 +80,10 @@ def test_a_script_ends(driver, wait):
     assert "wrong" not in "".join(d.lines)
 
 
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize(
+    "wait",
+    [w if w in ("get", "wait") else pytest.param(w, marks=pytest.mark.slow) for w in WAITS],
+)
 def test_a_session_goes_on_if_the_interrupt_is_caught(driver, wait):
     d = driver(
         f"""{START}
@@ -139,7 +142,7 @@ say(caught=caught, value=ray.get(double.remote(2), timeout=10))
     d.assert_gone()
 
 
-MIXED = """
+ROUNDS = """
 import random
 rng = random.Random(1)
 begin(object_store_memory=200 << 20)
@@ -158,14 +161,26 @@ def round_():
 for _ in range(3):
     round_()
 say(go=1)
-caught = rounds = 0
-while not os.path.exists(HERE + "/stop"):
-    try:
-        round_()
-        rounds += 1
-    except KeyboardInterrupt:
-        caught += 1
 """
+# In layers, since an interrupt may come in the one instant between an except and the next try.
+CATCHING = (
+    ROUNDS
+    + """
+caught = rounds = 0
+def until_stopped(layers):
+    global caught, rounds
+    while not os.path.exists(HERE + "/stop"):
+        try:
+            if layers:
+                until_stopped(layers - 1)
+            else:
+                round_()
+                rounds += 1
+        except KeyboardInterrupt:
+            caught += 1
+until_stopped(4)
+"""
+)
 
 
 @pytest.mark.parametrize("presses", [30, pytest.param(300, marks=pytest.mark.slow)])
@@ -173,7 +188,7 @@ while not os.path.exists(HERE + "/stop"):
 def test_interrupts_at_random_moments(driver, presses):
     rng = random.Random(12)
     d = driver(
-        MIXED
+        CATCHING
         + """
 for _ in range(20):
     round_()
@@ -193,7 +208,7 @@ say(caught=caught, rounds=rounds, used=store.object_stats()["used"] // 16384, fr
     time.sleep(0.1)
     (d.folder / "stop").touch()
     caught = d.said("caught", 30)
-    assert presses // 3 <= caught <= presses
+    assert presses // 3 <= caught <= presses  # two that come together are one
     assert d.said("rounds") > 0
     assert d.said("used") <= 40
     assert d.said("free") == 2
@@ -206,14 +221,14 @@ say(caught=caught, rounds=rounds, used=store.object_stats()["used"] // 16384, fr
 )
 def test_a_script_ends_whatever_it_does(driver, seed):
     rng = random.Random(seed)
-    d = driver(MIXED)
+    d = driver(ROUNDS + "while True:\n    round_()\n")
     d.said("go")
     time.sleep(rng.uniform(0.0, 0.2))  # the moment is the point
     start = time.monotonic()
     press(d)
-    wait_until(lambda: not alive(d.pid) or time.monotonic() - start > 0.3)
-    (d.folder / "stop").touch()
-    d.ended(1)
+    assert d.ended(5) == -signal.SIGINT
+    assert time.monotonic() - start < 1
+    assert d.stderr().count("KeyboardInterrupt") == 1
     d.assert_gone()
 
 

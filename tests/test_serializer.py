@@ -155,7 +155,8 @@ BUILTINS = [
     b"", b"a", b"\0\xff" * 200, b"x" * 100_000, bytearray(), bytearray(b"abc"),
     [], [[]], [None], [1, 2.0, "3"], (), ((),), (1, (2, [3])), {}, {"a": {}}, {1: 2, "x": None},
     {(1, 2): [3], None: 4, 1.5: 5, b"k": 6, frozenset([1]): 7}, set(), {1, "a"}, frozenset(),
-    frozenset([(1, 2)]), {frozenset([1]), frozenset()}, list(range(1000)), [{"k": i} for i in range(99)],
+    frozenset([(1, 2)]), {frozenset([1]), frozenset()}, list(range(1000)),
+    [{"k": i} for i in range(99)],
 ]  # fmt: skip
 
 OBJECTS = [
@@ -345,7 +346,7 @@ def test_main_class_by_value(monkeypatch):
     source = "class A:\n    pass\nclass B(A):\n    __slots__ = ('x',)\ndef f(a): return a, A\n"
     main = sys.modules["__main__"]
     names = {"__name__": "__main__"}
-    exec(source, names)  # noqa: S102
+    exec(source, names)
     for name in "ABf":
         monkeypatch.setattr(main, name, names[name], raising=False)
     slotted = names["B"]()
@@ -453,8 +454,10 @@ def custom():
 def test_custom_serializer(custom):
     offset = 1
     serialization.register_serializer(
-        Odd, serializer=lambda o: {"n": np.full(9, o.n)}, deserializer=lambda d: Odd(d["n"][0] + offset)
-    )  # fmt: skip
+        Odd,
+        serializer=lambda o: {"n": np.full(9, o.n)},
+        deserializer=lambda d: Odd(d["n"][0] + offset),
+    )
     blobs = [bytes(s.dumps(v)) for v in (Odd(1), [Odd(2), Odd(3)], Slots(Odd(4), 0))]
     serialization.deregister_serializer(Odd)
     assert s.loads(blobs[0]).n == 2

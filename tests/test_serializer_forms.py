@@ -39,7 +39,8 @@ BUILTINS = [
     b"", b"a", b"\0\xff" * 200, b"x" * 100_000, bytearray(), bytearray(b"abc"),
     [], [[]], [None], [1, 2.0, "3"], (), ((),), (1, (2, [3])), {}, {"a": {}}, {1: 2, "x": None},
     {(1, 2): [3], None: 4, 1.5: 5, b"k": 6, frozenset([1]): 7}, set(), {1, "a"}, frozenset(),
-    frozenset([(1, 2)]), {frozenset([1]), frozenset()}, list(range(1000)), [{"k": i} for i in range(99)],
+    frozenset([(1, 2)]), {frozenset([1]), frozenset()}, list(range(1000)),
+    [{"k": i} for i in range(99)],
 ]  # fmt: skip
 
 
@@ -138,6 +139,7 @@ def test_numpy_scalars(scalar):
     assert type(back) is type(scalar) or np.dtype(type(scalar)) == np.dtype(type(back))
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_array_subclasses():
     matrix = np.matrix([[1, 2], [3, 4]])
     back = trip(matrix)
@@ -178,7 +180,8 @@ def test_pyarrow_reads_every_value(value):
 
 def test_pyarrow_reads_tokens_and_tensors():
     pa = pytest.importorskip("pyarrow")
-    arrays = [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6, dtype="i2").reshape(2, 3)),
+    arrays = [np.arange(6.0).reshape(2, 3),
+              np.asfortranarray(np.arange(6, dtype="i2").reshape(2, 3)),
               np.zeros((0, 4), "u4"), np.array(5, "f4"), np.arange(9, dtype="f2")]  # fmt: skip
     value = {"a": [1, 2.5, "ä", b"x", None, True], "t": tuple(arrays)}
     source = pa.BufferReader(s.to_arrow_stream(s.dumps(value)))

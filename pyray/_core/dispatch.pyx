@@ -65,8 +65,8 @@ cdef inline bint clear_bit(uint64_t *words, uint32_t i) noexcept nogil:
 
 
 cdef inline bint any_bit(uint64_t *words) noexcept nogil:
-    return (at_load_relaxed64(&words[0]) | at_load_relaxed64(&words[1])
-            | at_load_relaxed64(&words[2]) | at_load_relaxed64(&words[3])) != 0
+    return (at_load64(&words[0]) | at_load64(&words[1])
+            | at_load64(&words[2]) | at_load64(&words[3])) != 0
 
 
 cdef int pop_idle(Ctx *c) noexcept nogil:
@@ -102,13 +102,27 @@ cdef bint node_takes(Ctx *c) noexcept nogil:
     return False
 
 
+cdef bint give_to_resuming(Ctx *c, uint32_t i) noexcept nogil:
+    """Give token i, which the caller holds, to a worker whose wait is over."""
+    cdef uint32_t mine = at_load32(&c.dispatch.token[i])
+    cdef int r = pop_bit(c.dispatch.resume)
+    while r >= 0:
+        at_store32(&c.dispatch.token[i], <uint32_t>r + 1)
+        if at_load32(&c.procs[r].status) == PROC_ALIVE:
+            at_store32(&c.procs[r].token, i + 1)
+            wake_process(c, <uint32_t>r)
+            return True
+        # It died after it asked.  Recovery says so first and looks at the tokens then, so either it
+        # has freed this one, and somebody may have it by now, or we take it back.
+        if not at_cas32(&c.dispatch.token[i], <uint32_t>r + 1, mine):
+            return True
+        r = pop_bit(c.dispatch.resume)
+    return False
+
+
 cdef bint hand_over(Ctx *c, uint32_t i) noexcept nogil:
     """Give token i, which is this process's, to whoever has a better claim."""
-    cdef int r = pop_bit(c.dispatch.resume)
-    if r >= 0:
-        at_store32(&c.dispatch.token[i], <uint32_t>r + 1)
-        at_store32(&c.procs[r].token, i + 1)
-        wake_process(c, <uint32_t>r)
+    if give_to_resuming(c, i):
         return True
     if node_takes(c):
         at_store32(&c.dispatch.token[i], NODE + 1)
@@ -119,7 +133,7 @@ cdef bint hand_over(Ctx *c, uint32_t i) noexcept nogil:
 
 cdef bint token_wanted(Ctx *c) noexcept nogil:
     """Whether a worker between two tasks must give its token away first."""
-    return at_load_relaxed32(&c.dispatch.node_wants) != 0 or any_bit(c.dispatch.resume)
+    return at_load32(&c.dispatch.node_wants) != 0 or any_bit(c.dispatch.resume)
 
 
 cdef void token_release(Ctx *c) noexcept nogil:
@@ -137,10 +151,28 @@ cdef void token_release(Ctx *c) noexcept nogil:
             return
 
 
+cdef bint adopt_token(Ctx *c) noexcept nogil:
+    """Take notice of a token that somebody gave this process and died before saying so."""
+    cdef uint32_t i
+    for i in range(c.head.num_tokens):
+        if at_load32(&c.dispatch.token[i]) == c.self + 1:
+            c.me.token = i + 1
+            return True
+    return False
+
+
+cdef void drop_strays(Ctx *c) noexcept nogil:
+    """Before parking: free tokens that this process was given over and above the one it used."""
+    while c.me.token == 0 and adopt_token(c):
+        token_release(c)
+
+
 cdef bint token_resume(Ctx *c, int64_t timeout_ns) noexcept nogil:
     """Get a token back after blocking; before any new task starts.  False after the timeout."""
     cdef uint32_t seen, idle_rounds = 0
     cdef int64_t end = now_ns() + timeout_ns
+    if c.me.token:
+        return True     # a wait inside a wait, in a signal handler or a destructor, has it back
     while True:
         if token_take(c):
             return True
@@ -154,7 +186,7 @@ cdef bint token_resume(Ctx *c, int64_t timeout_ns) noexcept nogil:
             futex_wait(&c.me.wake, seen, RESUME_RETRY_NS)
             at_store32(&c.me.parked, 0)
             seen = at_load32(&c.me.wake)
-            if at_load32(&c.me.token) != 0:
+            if at_load32(&c.me.token) != 0 or adopt_token(c):
                 break
             if at_load32(&c.dispatch.stopping):
                 return False
@@ -185,17 +217,11 @@ cdef uint32_t tokens_for_node(Ctx *c, uint32_t n) noexcept nogil:
 cdef uint32_t tokens_from_node(Ctx *c, uint32_t n) noexcept nogil:
     """The node gives n of its tokens back."""
     cdef uint32_t i, given = 0
-    cdef int r
     for i in range(c.head.num_tokens):
         if given == n:
             break
         if at_load32(&c.dispatch.token[i]) == NODE + 1:
-            r = pop_bit(c.dispatch.resume)
-            if r >= 0:
-                at_store32(&c.dispatch.token[i], <uint32_t>r + 1)
-                at_store32(&c.procs[r].token, i + 1)
-                wake_process(c, <uint32_t>r)
-            else:
+            if not give_to_resuming(c, i):
                 at_store32(&c.dispatch.token[i], 0)
             given += 1
     if given and queue_visible(c):
@@ -298,6 +324,7 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
             stop_searching(c)
         if at_load32(&c.dispatch.sweep) != sweep:
             return 0        # somebody needs room: the caller lets go of what it can
+        drop_strays(c)
         # Park.  The bit first, then the look: a push that saw no idle worker is seen here.
         seen = at_load32(&c.me.wake)
         set_bit(c.dispatch.idle, c.self)

@@ -133,7 +133,7 @@ typedef struct {
     uint64_t assigned;                            /* node: a task with resources of its own */
     uint64_t current __attribute__((aligned(64))); /* process: the task it claims or runs */
     uint64_t started_ns;                          /* process: when the task started */
-    uint64_t nested_op;                           /* process: intent of a transfer of ids */
+    uint64_t moving;                              /* process: task that it is about to queue */
     uint32_t blocked;                             /* process: 1 while its task waits in get/wait */
     uint32_t shaped;                              /* SHAPED_*: where its task stands with the node */
     uint32_t token;                               /* process: index + 1 of its token (a hint) */

@@ -153,7 +153,7 @@ cdef extern from "layout.h" nogil:
         uint64_t assigned
         uint64_t current
         uint64_t started_ns
-        uint64_t nested_op
+        uint64_t moving
         uint32_t blocked
         uint32_t shaped
         uint32_t token

@@ -42,20 +42,22 @@ cdef bint alive(Ctx *c, uint64_t handle) noexcept nogil:
 cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil:
     """Set this process's bit.  False if the object is gone.  Somebody must hold it meanwhile."""
     cdef pr_object *o
-    cdef uint64_t s
+    cdef uint64_t s, bit = <uint64_t>1 << (c.self % 64)
+    cdef bint had
     if not alive(c, handle):
         return False
     o = object_at(c, handle)
+    had = (at_or64(&o.holders[c.self // 64], bit) & bit) != 0
     while True:
         s = at_load64(&o.state)
         if gen_of(s) != gen_in(handle) or (s & 0xFF) == OBJ_FREE or (s & 0xFF) == OBJ_FREEING:
+            if not had:
+                at_and64(&o.holders[c.self // 64], ~bit)
             return False
-        # The version moves before the bit is set, so that a scan of the holders which overlaps
-        # with this cannot end in freeing.
+        # The version moves after the bit is set: a scan of the holders that began before fails to
+        # free, and one that begins now sees the bit.
         if at_cas64(&o.state, s, s + PR_VERSION_ONE):
-            break
-    at_or64(&o.holders[c.self // 64], <uint64_t>1 << (c.self % 64))
-    return True
+            return True
 
 
 cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil:
@@ -169,8 +171,11 @@ cdef void walk(Ctx *c, uint64_t link, uint64_t handle) noexcept nogil:
         gen = gen_of(at_load64(&task_at(c, slot).state))
         next = d.next
         at_store32(&d.ready, 1)
+        # The intent first: should we die between the two, the node queues the task.
+        at_store64(&c.me.moving, (<uint64_t>gen << 32) | slot)
         if task_ready(c, (<uint64_t>gen << 32) | slot):
             enqueue(c, (<uint64_t>gen << 32) | slot)
+        at_store64(&c.me.moving, 0)
         link = next
 
 
@@ -243,19 +248,20 @@ cdef bint register_waiter(Ctx *c, uint64_t handle, int waiter) noexcept nogil:
     return sealed(c, handle)
 
 
-cdef void seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
-    """Publish the value that lies in the record; tell who waits; free it if nobody wants it."""
+cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
+    """Publish the value that lies in the record; tell who waits; free it if nobody wants it.
+    False if it was sealed before, by an earlier attempt of its task."""
     cdef pr_object *o = object_at(c, handle)
     cdef uint64_t s
     cdef uint32_t w, by
     while True:
         s = at_load64(&o.state)
         if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_CREATED:
-            return      # a second attempt lost the race against a first one's result
+            return False
         if s & OBJ_DROPPED:
             if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
                 free_object(c, o, handle, s | flags)
-                return
+                return True
         elif at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED | flags):
             break
     if at_load64(&o.dependents) != 0:
@@ -268,6 +274,7 @@ cdef void seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
         else:
             w -= 1
             bump(&c.procs[w // PR_WAITERS].waiter[w % PR_WAITERS], by)
+    return True
 
 
 # ---- what a blocked worker awaits goes first -----------------------------------------------
@@ -297,5 +304,7 @@ cdef void raise_depth(Ctx *c, uint64_t handle, uint32_t depth, int levels) noexc
             t.depth = <unsigned short>depth
         d = deps_of(c, t)
         for i in range(t.ndeps):
-            if not at_load32(&d[i].ready):
+            if gen_of(at_load64(&t.state)) != gen_in(task):
+                return
+            if not at_load32(&d[i].ready) and alive(c, d[i].object):
                 raise_depth(c, d[i].object, depth, levels + 1)

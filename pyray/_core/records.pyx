@@ -168,15 +168,21 @@ cdef void give(Ctx *c, Slots *s, uint32_t slot) noexcept nogil:
 
 cdef uint64_t object_new(Ctx *c) noexcept nogil:
     """A record in state CREATED with no holder; its handle, or 0 when records are full."""
-    cdef uint32_t slot = take(c, &_objects)
+    cdef uint32_t slot
     cdef pr_object *o
     cdef uint32_t gen
-    if slot == 0:
-        return 0
-    o = object_at(c, slot)
-    gen = <uint32_t>((o.state & PR_GEN_MASK) >> PR_GEN_SHIFT) + 1
-    if gen == 0:
-        gen = 1
+    cdef uint64_t s
+    while True:
+        slot = take(c, &_objects)
+        if slot == 0:
+            return 0
+        o = object_at(c, slot)
+        s = at_load64(&o.state)
+        gen = gen_of(s) + 1 if gen_of(s) + 1 else 1
+        # After a death a slot may be listed as free twice: taking it is a compare-and-swap.
+        if (s & 0xFF) == OBJ_FREE and at_cas64(&o.state, s, (<uint64_t>gen << PR_GEN_SHIFT)
+                                               | OBJ_FREEING):
+            break
     o.holders[0] = o.holders[1] = o.holders[2] = o.holders[3] = 0
     o.dependents = 0
     o.waiter = 0
@@ -198,19 +204,23 @@ cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil:
 
 cdef uint64_t task_new(Ctx *c) noexcept nogil:
     """A record in state NEW, this process's; its handle, or 0 when records are full."""
-    cdef uint32_t slot = take(c, &_tasks)
+    cdef uint32_t slot
     cdef pr_task *t
     cdef uint32_t gen
-    if slot == 0:
-        return 0
-    t = task_at(c, slot)
-    gen = <uint32_t>((t.state & PR_GEN_MASK) >> PR_GEN_SHIFT) + 1
-    if gen == 0:
-        gen = 1
-    # What whoever clears up after our death needs to know; the rest is the last task's still.
-    t.submitter = <unsigned short>c.self
-    t.ext_size = 0
-    at_store64(&t.state, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW)
+    cdef uint64_t s
+    while True:
+        slot = take(c, &_tasks)
+        if slot == 0:
+            return 0
+        t = task_at(c, slot)
+        s = at_load64(&t.state)
+        gen = gen_of(s) + 1 if gen_of(s) + 1 else 1
+        # What whoever clears up after our death needs to know; the rest is the last task's still.
+        if (s & 0xFF) == TASK_FREE:
+            t.submitter = <unsigned short>c.self
+            t.ext_size = 0
+            if at_cas64(&t.state, s, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW):
+                break
     return (<uint64_t>gen << 32) | slot
 
 

@@ -13,7 +13,7 @@ from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
 from pyray._core.objects cimport sealed, try_free
 from pyray._core.queues cimport requeue_lanes
-from pyray._core.records cimport gen_of, object_recycle, task_recycle
+from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport take_over_nested
 from pyray._core.tasks cimport finish, store_error_at
@@ -48,6 +48,7 @@ def recover(uint32_t p, error):
     orphan_objects(p)
     reclaim_memory(p)
     requeue_lanes(C, p)
+    finish_move(p)
     release_chunks(p)
     reset_slot(p)
     rescan_waiting()
@@ -61,6 +62,18 @@ cdef void leave_dispatch(uint32_t p) noexcept nogil:
     at_and64(&C.dispatch.resume[p // 64], ~bit)
     for i in range(C.head.num_tokens):
         at_cas32(&C.dispatch.token[i], p + 1, 0)
+
+
+cdef void finish_move(uint32_t p) noexcept nogil:
+    """A task that p made ready and may not have come to queue."""
+    cdef uint64_t handle = at_load64(&C.procs[p].moving)
+    cdef uint64_t s
+    if handle == 0 or not plausible(C, handle):
+        return
+    s = at_load64(&task_at(C, handle).state)
+    if gen_of(s) == gen_in(handle) and ((s & 0xFF) == TASK_READY or (s & 0xFF) == TASK_NODE):
+        enqueue(C, handle)
+    at_store64(&C.procs[p].moving, 0)
 
 
 cdef int take_over(uint32_t p) except -1:
@@ -103,6 +116,13 @@ cdef int orphan_tasks(uint32_t p, object error) except -1:
             elif status == TASK_DONE:
                 if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                     task_recycle(C, handle)
+            elif (status == TASK_CLAIMED or status == TASK_RUNNING) and (s >> 48) & 0xFF != NODE:
+                # It ends by itself; nobody will come for its record then.
+                at_and16(&t.flags, <unsigned short>~TASK_F_HELD)
+                s = at_load64(&t.state)
+                if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
+                    if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
+                        task_recycle(C, handle)
             elif status == TASK_READY or status == TASK_NODE or status == TASK_WAITING:
                 # Claimed by the node, so that no worker starts it now.
                 if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
@@ -187,7 +207,10 @@ cdef int reclaim_memory(uint32_t p) except -1:
                         slot = k * PR_CHUNK_GRANULES + i
                         o = object_at(C, slot)
                         s = at_load64(&o.state)
-                        if (s & 0xFF) != OBJ_SEALED or s & OBJ_INLINE or o.size == 0:
+                        # Those that a live process is just freeing are its own to free.
+                        if (s & 0xFF) != OBJ_SEALED and (s & 0xFF) != OBJ_FREEING:
+                            continue
+                        if s & OBJ_INLINE or o.size == 0:
                             continue
                         mark(live, masks, o.off, o.size)
                 elif C.chunks[k].kind == KIND_TASKS:

@@ -19,7 +19,15 @@ cdef int check_session() except -1
 cdef int check_id(ObjectID oid) except -1
 cdef uint64_t new_record() except 0
 cdef uint64_t alloc(uint64_t size) except? 0xFFFFFFFFFFFFFFFF
-cdef int store_value(uint64_t handle, object value, uint64_t flags, bint own, object root) except -1
+# Whose value store_value writes: an object of this process's own, a task's last result (it looks
+# for work next), or one that is followed by more.
+cdef enum:
+    OWN = 1
+    RESULT = 2
+    RESULT_MORE = 3
+
+cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
+                     object root) except -1
 cdef object load_value(ObjectID oid)
 cdef object load_raw(uint64_t handle, object pin)
 cdef object borrow_for_view(uint64_t handle)

@@ -317,6 +317,9 @@ cdef Pin pin(object oid):
 cdef uint64_t new_record() except 0:
     cdef uint64_t handle = object_new(C)
     if handle == 0:
+        sweep_now()
+        handle = object_new(C)
+    if handle == 0:
         raise OutOfRecordsError(
             f"no room for another object's record: all {C.head.n_chunks * PR_CHUNK_BYTES >> 20} "
             "MiB of records are in use; drop references to results that you no longer need")
@@ -328,16 +331,18 @@ cdef uint64_t alloc(uint64_t size) except? 0xFFFFFFFFFFFFFFFF:
     cdef uint64_t off = heap_alloc(C, size)
     cdef uint64_t fresh
     cdef int64_t end
-    if off == HEAP_FULL and _sweep is not None:
-        _sweep()
+    if off == HEAP_FULL:
+        sweep_now()
         off = heap_alloc(C, size)
     if off == HEAP_FULL:
         at_add32(&C.dispatch.sweep, 1)
         ring_node(C)
         end = now_ns() + 300000000
-        if heap_footprint(size) > C.head.n_units * PR_UNIT:
-            end = 0
+        if heap_footprint(size) > C.head.n_units * PR_UNIT or C.self == 1:
+            end = 0         # it can never fit; or this is the node, which nobody else can help
         while True:
+            # Each time: what a task held is let go of only once its worker is through with it.
+            sweep_now()
             off = heap_alloc(C, size)
             if off != HEAP_FULL or now_ns() > end:
                 break
@@ -371,7 +376,7 @@ cdef object full(uint64_t size):
 
 # ---- values --------------------------------------------------------------------------------
 
-cdef int store_value(uint64_t handle, object value, uint64_t flags, bint own,
+cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
                      object root) except -1:
     """Write a value into a record and seal it.  On an error nothing is sealed and nothing lost."""
     cdef pr_object *o = object_at(C, handle)
@@ -383,7 +388,7 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, bint own,
     n = encode_inline(value, <char *>o.data, PR_INLINE_OBJECT)
     if n >= 0:
         o.size = n
-        if not own:
+        if whose == RESULT:
             about_to_search(C)
         seal(C, handle, flags | OBJ_INLINE)
         return 0
@@ -393,9 +398,10 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, bint own,
         memcpy(C.payload + off, scratch, n)
         o.off = off
         o.size = n
-        if not own:
+        if whose == RESULT:
             about_to_search(C)
-        seal(C, handle, flags | OBJ_COMPACT)
+        if not seal(C, handle, flags | OBJ_COMPACT):
+            heap_free(C, off, n)
         return 0
     enc = encode(value, root)
     count = len(enc.contained)
@@ -420,12 +426,13 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, bint own,
     if count:
         flags |= OBJ_NESTED
         o.liable = <unsigned short>C.self
-        if own:
+        if whose == OWN:
             flags |= OBJ_ACKED
         _contained[handle] = enc.contained
-    if not own:
+    if whose == RESULT:
         about_to_search(C)
-    seal(C, handle, flags)
+    if not seal(C, handle, flags):
+        heap_free(C, off, total)        # an earlier attempt's result stands
     if count:
         drop_contained(handle)
     return 0
@@ -522,7 +529,7 @@ cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object roo
     cdef uint64_t handle = new_record()
     cdef ObjectID oid
     try:
-        store_value(handle, value, 0, True, root)
+        store_value(handle, value, 0, OWN, root)
     except BaseException:
         at_store64(&object_at(C, handle).state,
                    (at_load64(&object_at(C, handle).state) & ~<uint64_t>0xFF) | OBJ_FREEING)
@@ -577,6 +584,11 @@ cdef int take_over_nested(uint64_t handle) except -1:
         return 0
     o.liable = <unsigned short>C.self
     return 0
+
+
+def duties():
+    """Whether this process holds ids on behalf of values that others own or hold."""
+    return has_duties()
 
 
 def check():

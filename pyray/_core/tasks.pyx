@@ -27,8 +27,8 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
-    new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, RESULT, RESULT_MORE, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties,
+    load_raw, new_id, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
 from pyray._core.waiting cimport set_task_thread
 
@@ -198,7 +198,7 @@ cdef object submit(Caller f, tuple args, dict kwargs):
     global _counter, _held_bytes
     cdef Py_ssize_t nargs = PyTuple_GET_SIZE(args)
     cdef Py_ssize_t i, n, ndeps = 0
-    cdef uint64_t handle, ret, ext, ext_size
+    cdef uint64_t handle, ret, ext, ext_size, counter
     cdef pr_task *t
     cdef pr_dep *d
     cdef uint64_t *rets
@@ -243,7 +243,8 @@ cdef object submit(Caller f, tuple args, dict kwargs):
     n = encode_inline(payload, inline_args, PR_INLINE_ARGS)
     if n < 0:
         _counter += 1
-        args_object = put_value(payload, parent, _counter, f.path)
+        counter = _counter
+        args_object = put_value(payload, parent, counter, f.path)
         escape(args_object)
         flags |= TASK_F_ARGS_OBJECT
         if refs is None:
@@ -259,11 +260,12 @@ cdef object submit(Caller f, tuple args, dict kwargs):
     if ext_size:
         ext = alloc(ext_size)
     _counter += 1
+    counter = _counter      # a copy: what is allocated below may run a destructor that submits
     ids = []
     try:
         for i in range(f.nreturns):
             ret = new_record()
-            ids.append(new_id(ret, parent, _counter, <uint32_t>i))
+            ids.append(new_id(ret, parent, counter, <uint32_t>i))
         handle = task_new(C)
         if handle == 0:
             raise OutOfRecordsError(
@@ -276,7 +278,7 @@ cdef object submit(Caller f, tuple args, dict kwargs):
     t = task_at(C, handle)
     t.ext = ext
     t.ext_size = ext_size
-    t.counter = _counter
+    t.counter = counter
     memcpy(t.parent_id, <const char *>parent, 20)
     t.func = f.func
     t.shape = <uint16_t>f.shape
@@ -318,6 +320,7 @@ cdef object submit(Caller f, tuple args, dict kwargs):
     elif f.shape == 0:
         at_store_release64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_READY)
         if not queue_push(C, handle, t.depth):
+            take_back(handle, t)
             raise OutOfRecordsError("this process's queue of ready tasks is full (8 million); "
                                     "get some results before submitting more")
         announce(C)
@@ -329,6 +332,16 @@ cdef object submit(Caller f, tuple args, dict kwargs):
     if f.nreturns == 0:
         return None
     return ids
+
+
+cdef int take_back(uint64_t handle, pr_task *t) except -1:
+    """A task that could not be queued: nobody else knows of it, but whoever scans may claim it."""
+    cdef uint64_t s = at_load64(&t.state)
+    if (s & 0xFF) == TASK_READY and at_cas64(
+            &t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
+        store_error(t, OutOfRecordsError("this task could not be queued"))
+        finish(handle)
+    return 0
 
 
 class ArgumentPath:
@@ -384,16 +397,17 @@ def current_name():
 cdef void finish(uint64_t handle) noexcept nogil:
     """The returns are sealed: the record goes back, or to its submitter if it holds ids for it."""
     cdef pr_task *t = task_at(C, handle)
-    cdef uint64_t s
-    if t.ext_size:
-        heap_free(C, t.ext, t.ext_size)
+    cdef uint64_t s, size = t.ext_size
+    if size:
         t.ext_size = 0
-    if t.flags & TASK_F_HELD:
+        heap_free(C, t.ext, size)
+    if at_load16(&t.flags) & TASK_F_HELD:
         s = at_load64(&t.state)
         at_store64(&t.state, (s & PR_KEEP_ATTEMPT) | TASK_DONE)
         at_store64(&C.me.current, 0)
-        if at_load32(&C.procs[t.submitter].status) == PROC_DEAD:
-            # It will not come back for it, and the node may have looked before we were done.
+        if not at_load16(&t.flags) & TASK_F_HELD:
+            # The submitter died meanwhile: the node has taken the flag away, and may have looked
+            # before we were done.
             s = at_load64(&t.state)
             if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
                 if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
@@ -411,14 +425,14 @@ cdef int store_error(pr_task *t, object error) except -1:
         if not alive(C, rets[i]) or sealed(C, rets[i]):
             continue
         try:
-            store_value(rets[i], error, OBJ_ERROR, False, "exception")
+            store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
             try:
-                store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, False,
+                store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, RESULT,
                             "exception")
             except Exception:
                 # Not even its text fits into the store: what fits into the record always does.
-                store_value(rets[i], "its result did not fit", OBJ_ERROR, False, "exception")
+                store_value(rets[i], "its result did not fit", OBJ_ERROR, RESULT, "exception")
     return 0
 
 
@@ -514,7 +528,7 @@ cdef int execute(uint64_t handle) except -1:
         if failed:
             propagate(t, failed[0])
         elif t.nreturns == 1:
-            store_value(t.ret0, result, 0, False, "result")
+            store_value(t.ret0, result, 0, RESULT, "result")
         elif t.nreturns > 1:
             rets = returns_of(C, t)
             if not isinstance(result, (tuple, list)):
@@ -523,8 +537,10 @@ cdef int execute(uint64_t handle) except -1:
                 raise ValueError(f"{f.name} was to return {t.nreturns} values (num_returns), but "
                                  f"returned {len(result)}")
             for i in range(t.nreturns):
-                if not sealed(C, rets[i]):
-                    store_value(rets[i], result[i], 0, False, "result")
+                # An earlier attempt may have sealed it, and its id been dropped since.
+                if alive(C, rets[i]) and not sealed(C, rets[i]):
+                    store_value(rets[i], result[i], 0,
+                                RESULT if i == t.nreturns - 1 else RESULT_MORE, "result")
         result = None
     except BaseException as e:
         if C.forked:
@@ -535,7 +551,8 @@ cdef int execute(uint64_t handle) except -1:
             exit_code = code if isinstance(code, int) else 0 if code is None else 1
         elif (t.flags & TASK_F_RETRY_EXC and (t.max_retries < 0 or attempt < t.max_retries)
                 and (f is None or f.retry is None or isinstance(e, f.retry))):
-            error = None
+            _running = 0
+            _base = None
             retry(handle, t, s, attempt)
             return 0
         error = _make_error(e, f.name if f is not None else None, False)
@@ -574,6 +591,12 @@ def running():
     return _running != 0
 
 
+def held_tasks():
+    """Number of unfinished tasks that this process holds ids for."""
+    sweep_held()
+    return len(_held)
+
+
 def unstarted_children():
     """Number of tasks that this process submitted and that no worker has started."""
     return count_unstarted(C)
@@ -582,9 +605,11 @@ def unstarted_children():
 cdef void retry(uint64_t handle, pr_task *t, uint64_t s, int attempt) noexcept nogil:
     cdef uint64_t status = TASK_READY if t.shape == 0 else TASK_NODE
     C.me.depth = 0
+    at_store64(&C.me.moving, handle)
     at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt + 1) | status)
     at_store64(&C.me.current, 0)
     enqueue(C, handle)
+    at_store64(&C.me.moving, 0)
 
 
 def work(double seconds):
@@ -686,7 +711,7 @@ def put_result(value, bint error):
     if not error:
         return put_value(value, base(), _counter, "result")
     handle = new_record()
-    store_value(handle, value, OBJ_ERROR, True, "exception")
+    store_value(handle, value, OBJ_ERROR, OWN, "exception")
     return new_id(handle, base(), _counter, 0)
 
 

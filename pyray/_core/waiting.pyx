@@ -99,6 +99,7 @@ cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
     for i in range(n):
         if not sealed(C, handles[i]):
             raise_depth(C, handles[i], C.me.depth + 1, 0)
+    at_store32(&C.me.refused, 0)
     at_store32(&C.me.blocked, 1)
     if C.me.shaped == SHAPED_RUNS:
         at_store32(&C.me.shaped, SHAPED_BLOCKED)
@@ -187,10 +188,18 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                 # More threads wait than there are waiters: this one looks every millisecond.
                 with nogil:
                     futex_wait(&C.dispatch.sweep, C.dispatch.sweep, 1000000)
-            PyErr_CheckSignals()
+            # A handler may end the session, which waits for calls that look into its memory: not
+            # for this one, which looks again only after it has made sure that it is the same.
+            C.inflight -= 1
+            try:
+                PyErr_CheckSignals()
+            finally:
+                C.inflight += 1
+            if current_mapping() is not mapping:
+                raise SessionError("the session was shut down during this wait")
             if C.broken:
                 check_session()
-            if at_load32(&C.dispatch.stopping) or current_mapping() is not mapping:
+            if at_load32(&C.dispatch.stopping):
                 raise SessionError("the session was shut down during this wait")
             now = now_ns()
             if now - looked >= CHUNK_NS - 1000000:

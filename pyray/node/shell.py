@@ -152,7 +152,10 @@ class Shell:
     def _needs_ticks(self) -> bool:
         """Nothing ticks in an idle session: it is to use no CPU at all."""
         return (
-            len(self.workers) > self.config["num_cpus"] or recovery.pending() or bool(self.shaped)
+            len(self.workers) > self.config["num_cpus"]
+            or recovery.pending()
+            or bool(self.shaped)
+            or store.duties()
         )
 
     def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
@@ -270,7 +273,10 @@ class Shell:
                 try:
                     worker.link.sendall(self._answer(payload))
                 except OSError:
-                    pass
+                    # Half a reply may be under way: whoever waits for it is to see the end instead.
+                    self._unwatch(worker.link.fileno())
+                    worker.link.shutdown(socket.SHUT_RDWR)
+                    return
                 worker.link.setblocking(False)
 
     def _answer(self, payload: bytes) -> bytes:
@@ -593,11 +599,12 @@ class Shell:
                     break
 
     def _on_death(self, worker: Worker, events: int) -> None:
-        worker.process.join(0)
         code = worker.process.exitcode
         self._drain(worker)
         for fd in (worker.pidfd, worker.link.fileno(), *(p.fd for p in worker.pipes)):
             self._unwatch(fd)
+        if control.stopping():
+            self.ended = True  # workers go by themselves; nothing is to be replaced or retried
         slot = worker.slot
         lost = control.lost_task(slot)
         worker.close()
@@ -608,6 +615,8 @@ class Shell:
         )
         recovery.recover(slot, owner)
         del self.workers[slot]
+        if self.ended:
+            return
         self.feed(m.WorkerDied(slot))
         if worker.task is not None:
             shape = self.shaped.pop(worker.task, 0)
@@ -638,7 +647,6 @@ class Shell:
 
 
 def _running(worker: Worker) -> bool:
-    worker.process.join(0)
     return worker.process.exitcode is None
 
 

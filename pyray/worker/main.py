@@ -152,15 +152,15 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _drain() -> None:
-    """Before an orderly end: wait for tasks that this process submitted to be started, since they
-    would fail with it."""
+    """Before an orderly end: wait for tasks that this process submitted to be started, and for
+    those that need what it holds to be done, since they would fail with it."""
     import time
 
     from pyray._core import control
 
     control.set_blocked(True)
     pause = 0.001
-    while tasks.unstarted_children() and not control.stopping():
+    while (tasks.unstarted_children() or tasks.held_tasks()) and not control.stopping():
         time.sleep(pause)
         pause = min(0.05, pause * 1.5)
 
