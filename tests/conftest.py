@@ -156,6 +156,12 @@ def _new_fds(before: dict[int, str]) -> dict[int, str]:
     }
 
 
+def _live_counts() -> dict[str, int] | None:
+    """Ids and views that live: counted in debug builds (PYRAY_DEBUG=1) only."""
+    store = sys.modules.get("pyray._core.store")
+    return store.live_counts() if store is not None else None
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Shut pyray down after each test, and check that it left nothing."""
@@ -163,6 +169,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     threads = _threads()
     environ = dict(os.environ)
     directory = os.getcwd()
+    live = _live_counts()
     yield
     session = sys.modules.get("pyray.session")
     if session is not None:
@@ -184,6 +191,9 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if helpers.store_mappings():
         gc.collect()
     assert not helpers.store_mappings(), "pyray's memory is still mapped"
+    if live != _live_counts():
+        gc.collect()  # a debug build counts its objects
+    assert live == _live_counts(), f"objects left: {_live_counts()}, before {live}"
     if _new_fds(fds):
         gc.collect()
     assert not _new_fds(fds), f"descriptors left: {_new_fds(fds)}"

@@ -260,6 +260,7 @@ def test_a_node_that_cannot_start_is_a_clear_error(driver, before):
 
 
 @pytest.mark.slow
+@pytest.mark.seconds(90)
 def test_a_node_that_never_answers_is_a_clear_error(driver, tmp_path):
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\nexec sleep 1000\n")

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -47,6 +48,9 @@ static inline void cpu_pause(void)
     __asm__ __volatile__("yield");
 #endif
 }
+
+/* Let whoever else is ready run on this CPU. */
+static inline void cpu_yield(void) { sched_yield(); }
 
 static inline int64_t now_ns(void)
 {

@@ -267,7 +267,7 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
     """Look for work while holding a token; the first look is everybody's, only one spins."""
     cdef uint64_t task = queue_claim(c)
     cdef int64_t end = 0
-    cdef int _
+    cdef int _, spun = 0
     cdef uint32_t s
     if task == 0:
         s = at_load32(&c.dispatch.searcher)
@@ -275,8 +275,12 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
             return 0
         end = now_ns() + SPIN_NS
         while task == 0:
-            for _ in range(16):
-                cpu_pause()
+            if spun < 16:
+                spun += 1
+                for _ in range(16):
+                    cpu_pause()
+            else:
+                cpu_yield()     # whoever is to submit may be waiting for this very CPU
             task = queue_claim(c)
             if task or now_ns() > end or token_wanted(c) or at_load64(&c.me.assigned):
                 break

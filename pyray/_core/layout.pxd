@@ -40,6 +40,7 @@ cdef extern from "atomics.h" nogil:
     bint at_cas8(uint8_t *p, uint8_t expected, uint8_t desired)
     void at_fence()
     void cpu_pause()
+    void cpu_yield()
     int64_t now_ns()
     int futex_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns)
     void futex_wake(uint32_t *word, int n)

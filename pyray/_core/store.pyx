@@ -28,7 +28,25 @@ from pyray._core.errors import (
     SessionError,
 )
 
+cdef extern from *:
+    """
+    #ifdef PYRAY_DEBUG
+    #define PR_LIVE(counter, change) ((counter) += (change))
+    #define PR_COUNTS 1
+    #else
+    #define PR_LIVE(counter, change) ((void)0)
+    #define PR_COUNTS 0
+    #endif
+    """
+    void PR_LIVE(Py_ssize_t counter, int change)
+    const bint PR_COUNTS
+
 cdef Ctx *C = get_ctx()
+
+# Objects of this module that live, counted in debug builds only; see live_counts().
+cdef Py_ssize_t _live_ids = 0
+cdef Py_ssize_t _live_pins = 0
+cdef Py_ssize_t _live_holds = 0
 
 cdef enum:
     SCRATCH = 1024          # values whose compact form fits in here are stored in that form
@@ -116,7 +134,11 @@ cdef class ObjectID:
     def __init__(self, *args):
         raise TypeError("an ObjectID is made by put() and .remote() only")
 
+    def __cinit__(self):
+        PR_LIVE(_live_ids, 1)
+
     def __dealloc__(self):
+        PR_LIVE(_live_ids, -1)
         if self.epoch != C.epoch or not C.attached or C.forked or self.handle == 0:
             return
         if self.escaped:
@@ -303,6 +325,12 @@ cdef int sweep_store():
 @cython.final
 cdef class Pin:
     """What a view into the store holds: the object, and the mapping that it lies in."""
+
+    def __cinit__(self):
+        PR_LIVE(_live_pins, 1)
+
+    def __dealloc__(self):
+        PR_LIVE(_live_pins, -1)
 
 
 cdef Pin pin(object oid):
@@ -516,7 +544,11 @@ cdef class ViewHold:
     cdef uint64_t handle
     cdef uint32_t epoch
 
+    def __cinit__(self):
+        PR_LIVE(_live_holds, 1)
+
     def __dealloc__(self):
+        PR_LIVE(_live_holds, -1)
         if self.epoch != C.epoch or not C.attached or C.forked or self.handle == 0:
             return
         _view_holds.pop(self.handle, None)
@@ -553,6 +585,13 @@ def object_stats():
         "interned": len(_interned),
         "contained": len(_contained),
     }
+
+
+def live_counts():
+    """How many ids, pins and holds of views live in this process, in a debug build; else None."""
+    if not PR_COUNTS:
+        return None
+    return {"ids": _live_ids, "pins": _live_pins, "holds": _live_holds}
 
 
 def object_size(ObjectID oid):

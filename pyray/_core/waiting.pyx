@@ -29,7 +29,8 @@ cdef extern from "Python.h":
 cdef Ctx *C = get_ctx()
 
 cdef enum:
-    SPIN_NS = 30000         # a waiter looks this long before it parks
+    SPIN_NS = 30000         # a waiter looks this long before it parks,
+    PURE_SPIN_NS = 2000     # and only this long without offering its CPU to others
     CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
     RESUME_NS = 3600000000000
 
@@ -74,11 +75,14 @@ cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
     while True:
         if <int>(at_load_relaxed32(&w.events) - w.target) >= 0:
             return
-        for _ in range(20):
-            cpu_pause()
         left = now_ns()
         if left - start > SPIN_NS or left > until:
             break
+        if left - start < PURE_SPIN_NS:
+            for _ in range(20):
+                cpu_pause()
+        else:
+            cpu_yield()     # what we wait for may be waiting for this very CPU
     while True:
         events = at_load32(&w.events)
         if <int>(events - w.target) >= 0:
