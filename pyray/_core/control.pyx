@@ -92,7 +92,7 @@ def take_spawn_request():
     """Whether work is ready, and a token free, that no idle worker can take."""
     if at_xchg32(&C.dispatch.spawn_wanted, 0) == 0:
         return False
-    return bool(queue_visible_slow(C))
+    return bool(queue_visible_slow(C)) and token_counts()[0] > 0
 
 
 def look_again():
@@ -149,6 +149,16 @@ def token_counts():
         elif v == 2:
             node += 1
     return free_, node, C.head.num_tokens - free_ - node
+
+
+def available_tokens():
+    """Tokens that nobody's task holds: free ones, and those of workers that look for work."""
+    cdef uint32_t i, v, n = 0
+    for i in range(C.head.num_tokens):
+        v = at_load32(&C.dispatch.token[i])
+        if v == 0 or (v != 2 and at_load64(&C.procs[v - 1].current) == 0):
+            n += 1
+    return n
 
 
 def idle_workers():

@@ -32,6 +32,8 @@ from pyray.node.workers import Pipe, Worker, children, describe_exit, fork_worke
 TICK_SECONDS = 1.0
 # How often the node looks at the fast path while that and tasks of other shapes take turns.
 TURN_SECONDS = 0.01
+# A worker that has been between two tasks for so long is not going to take the next soon.
+STUCK_SECONDS = 0.05
 # What an idle worker may take to end by itself before it is killed with the rest.
 GRACE_SECONDS = 0.25
 # Output for the driver that may pile up before the workers' pipes are left alone for a while.
@@ -308,7 +310,7 @@ class Shell:
     def call_resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """(all, available) resources."""
         self.look()
-        free = control.token_counts()[0]
+        free = control.available_tokens()
         return self.scheduler.totals(), self.scheduler.available(free)
 
     def call_workers(self) -> list[dict[str, Any]]:
@@ -407,7 +409,10 @@ class Shell:
         self._count_tokens()
         self._collect_tokens()
         if control.take_spawn_request():
-            self.feed(m.NeedWorker(1))
+            if control.idle_workers():
+                control.look_again()
+            elif not self._somebody_will_look():
+                self.feed(m.NeedWorker(1))
         elif self.scheduler.short_of_workers and control.idle_workers():
             for w in self.workers.values():
                 if w.up and w.task is None:
@@ -419,6 +424,20 @@ class Shell:
             recovery.release_empty()
             self._send(protocol.frame(protocol.SWEEP))
             control.wake_workers()
+
+    def _somebody_will_look(self) -> bool:
+        """Whether some worker is between two tasks: it looks for work before it parks, so another
+        is not needed. One that has been there for long is stopped, and does not count."""
+        now = time.monotonic()
+        found = False
+        for w in self.workers.values():
+            _, blocked, _, current, ran = control.process_view(w.slot)
+            if current or blocked or w.task is not None or w.retired:
+                continue
+            if w.between is None or w.between[0] != ran:
+                w.between = (ran, now)
+            found = found or now - w.between[1] < STUCK_SECONDS
+        return found
 
     def _look_at_workers(self) -> None:
         blocked = 0

@@ -71,6 +71,8 @@ class Worker:
         The task with resources of its own that it was given.
     state : int
         Where that task stood when the shell last looked.
+    between : tuple of (int, float), or None
+        How many tasks it had run when it was first seen between two of them, and when that was.
     """
 
     def __init__(self, slot: int, process: Any, pipes: list[Pipe], link: socket.socket) -> None:
@@ -85,6 +87,7 @@ class Worker:
         self.retired = False
         self.task: int | None = None
         self.state = 0
+        self.between: tuple[int, float] | None = None
 
     def close(self) -> None:
         """Give back the descriptors of a worker that has been reaped."""
