@@ -1,15 +1,33 @@
-"""init, get, put, wait and the other functions of the public interface."""
+"""init, get, put, wait and the other functions of the public interface.
+
+`get` and `wait` are the core's own: what they need of the session is there, or they raise.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pyray import session
 from pyray._core import control, shm, store, tasks, waiting
 from pyray._core.store import ObjectID
+from pyray._core.waiting import get, wait
 from pyray.exceptions import SessionError
+
+__all__ = [
+    "arrow_stream",
+    "available_resources",
+    "cluster_resources",
+    "get",
+    "get_gpu_ids",
+    "init",
+    "is_initialized",
+    "processes",
+    "put",
+    "shutdown",
+    "wait",
+]
 
 
 def init(
@@ -184,79 +202,6 @@ def put(value: Any) -> ObjectID:
     """
     session.require()
     return tasks.put(value)
-
-
-def get(refs: Any, *, timeout: float | None = None) -> Any:
-    """The value of an object, or the values of several; waits until they are there.
-
-    Parameters
-    ----------
-    refs : ObjectID or list of ObjectID
-        What to fetch.
-    timeout : float, optional
-        Seconds to wait at most; default: as long as it takes.
-
-    Returns
-    -------
-    object or list of object
-        Arrays are read-only views into the store: ``.copy()`` gives one to write to.
-
-    Raises
-    ------
-    TaskError
-        The task raised; this is an instance of the task's exception class too. With a list, the
-        first error is raised as soon as it is known.
-    GetTimeoutError
-        The time is up (it is a TimeoutError too).
-    WorkerCrashedError
-        The task's worker died, more often than the task may be retried.
-
-    Examples
-    --------
-    >>> import pyray as ray
-    >>> ray.get([ray.put(1), ray.put(2)])
-    [1, 2]
-    """
-    # No session is begun here: an id would be of one that has ended.
-    if session.current() is None and refs == []:
-        return []
-    return waiting.get(refs, timeout=timeout)
-
-
-def wait(
-    refs: Sequence[Any],
-    *,
-    num_returns: int = 1,
-    timeout: float | None = None,
-    fetch_local: bool = True,
-) -> tuple[list[Any], list[Any]]:
-    """Wait until some of several objects are there.
-
-    Parameters
-    ----------
-    refs : list of ObjectID
-        Each at most once.
-    num_returns : int, default 1
-        How many to wait for.
-    timeout : float, optional
-        Seconds to wait at most; default: as long as it takes.
-    fetch_local : bool, default True
-        Of no effect: every object is local.
-
-    Returns
-    -------
-    ready, not_ready : list of ObjectID
-        In the order of `refs`; `ready` has at most `num_returns`.
-
-    Examples
-    --------
-    >>> import pyray as ray
-    >>> ref = ray.put(1)
-    >>> ready, not_ready = ray.wait([ref])
-    >>> ready == [ref], not_ready
-    (True, [])
-    """
-    return waiting.wait(refs, num_returns=num_returns, timeout=timeout)
 
 
 def get_gpu_ids() -> list[Any]:

@@ -209,6 +209,27 @@ def make_task_error(task: str, pid: int, text: str, pickled: bytes | None) -> Ta
     return error  # type: ignore[no-any-return]
 
 
+def describe_exit(code: int | None) -> tuple[str, str | None, int | None]:
+    """(sentence, signal name or None, exit code or None) for a process's exit status.
+
+    Parameters
+    ----------
+    code : int or None
+        As `multiprocessing.Process.exitcode` gives it: negative for a signal.
+    """
+    if code is None:
+        return "ended", None, None
+    if code < 0:
+        import signal
+
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"was killed by {name}", name, None
+    return f"exited with code {code}", None, code
+
+
 # Ray's names for the same things.
 RayError = PyrayError
 RayTaskError = TaskError

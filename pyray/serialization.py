@@ -68,6 +68,18 @@ def register_custom_serializer(
         If `cls` is no class, or a (de)serializer cannot be called.
     ValueError
         If not exactly one manner is asked for.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> class Temperature:
+    ...     def __init__(self, celsius):
+    ...         self.celsius = celsius
+    >>> ray.register_custom_serializer(
+    ...     Temperature, serializer=lambda t: t.celsius, deserializer=Temperature
+    ... )
+    >>> ray.get(ray.put(Temperature(21))).celsius
+    21
     """
     if not isinstance(cls, type):
         raise TypeError(f"a class is needed, not {cls!r}")

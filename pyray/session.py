@@ -14,7 +14,12 @@ from typing import Any
 
 from pyray import protocol
 from pyray._core import control, shm, store, tasks, waiting
-from pyray.exceptions import InfeasibleResourcesError, NodeDiedError, SessionError
+from pyray.exceptions import (
+    InfeasibleResourcesError,
+    NodeDiedError,
+    SessionError,
+    describe_exit,
+)
 
 MAX_PROCESSES = 250
 RECORD_BYTES = 2 << 30
@@ -200,8 +205,6 @@ class Session(Resources):
             code = self.node.wait(1.0)
         except subprocess.TimeoutExpired:
             return f"its connection to the driver (pid={os.getpid()}) broke"
-        from pyray.node.workers import describe_exit
-
         return f"process {self.node.pid} {describe_exit(code)[0]}"
 
     def _broken(self, reason: str) -> None:

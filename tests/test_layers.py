@@ -33,7 +33,6 @@ LAYERS = [
 ]
 # Looked up when they are called, not at import: each with its reason.
 LATE = {
-    ("session", "node.workers"): "the words for how a process ended",
     ("node.workers", "worker.main"): "what a forked worker becomes",
 }
 

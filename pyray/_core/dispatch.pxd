@@ -11,6 +11,7 @@ cdef bint token_wanted(Ctx *c) noexcept nogil
 cdef bint token_resume(Ctx *c, int64_t timeout_ns) noexcept nogil
 cdef uint32_t tokens_for_node(Ctx *c, uint32_t n) noexcept nogil
 cdef uint32_t tokens_from_node(Ctx *c, uint32_t n) noexcept nogil
+cdef bint alone_on_cpu(Ctx *c) noexcept nogil
 cdef void about_to_search(Ctx *c) noexcept nogil
 cdef void stop_searching(Ctx *c) noexcept nogil
 cdef int pop_idle(Ctx *c) noexcept nogil

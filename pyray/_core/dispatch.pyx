@@ -14,7 +14,7 @@ between, `rescue` (called by whoever waits for long) makes up for it.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport write
 from pyray._core.layout cimport *
-from pyray._core.queues cimport queue_claim, queue_visible, queue_visible_slow
+from pyray._core.queues cimport queue_claim, queue_more, queue_visible, queue_visible_slow
 from pyray._core.shm cimport Ctx
 
 cdef extern from *:
@@ -224,7 +224,7 @@ cdef uint32_t tokens_from_node(Ctx *c, uint32_t n) noexcept nogil:
             if not give_to_resuming(c, i):
                 at_store32(&c.dispatch.token[i], 0)
             given += 1
-    if given and queue_visible(c):
+    if given and queue_more(c):
         announce(c)
     return given
 
@@ -251,6 +251,17 @@ cdef void rescue(Ctx *c) noexcept nogil:
         start_one(c)
 
 
+cdef bint alone_on_cpu(Ctx *c) noexcept nogil:
+    """Whether spinning makes sense: not if another process of ours, which may be the very one that
+    is waited for, was last seen on this CPU."""
+    cdef uint32_t p, here = cpu_here()
+    c.me.cpu = here
+    for p in range(at_load_relaxed32(&c.head.procs_high)):
+        if p != c.self and at_load_relaxed32(&c.procs[p].cpu) == here:
+            return False
+    return True
+
+
 cdef void about_to_search(Ctx *c) noexcept nogil:
     """Before a worker seals a result: it looks for work next, so nobody need be woken for what the
     seal makes ready, or for what the one that waited for it submits at once."""
@@ -267,7 +278,7 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
     """Look for work while holding a token; the first look is everybody's, only one spins."""
     cdef uint64_t task = queue_claim(c)
     cdef int64_t end = 0
-    cdef int _, spun = 0
+    cdef int _
     cdef uint32_t s
     if task == 0:
         s = at_load32(&c.dispatch.searcher)
@@ -275,12 +286,12 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
             return 0
         end = now_ns() + SPIN_NS
         while task == 0:
-            if spun < 16:
-                spun += 1
+            if alone_on_cpu(c):
                 for _ in range(16):
                     cpu_pause()
             else:
-                cpu_yield()     # whoever is to submit may be waiting for this very CPU
+                # Not parking: who submits next would have to wake us, or another worker.
+                cpu_yield()
             task = queue_claim(c)
             if task or now_ns() > end or token_wanted(c) or at_load64(&c.me.assigned):
                 break
@@ -288,7 +299,7 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
                 break
     if at_load_relaxed32(&c.dispatch.searcher) == c.self + 1:
         at_store32(&c.dispatch.searcher, 0)
-        if task and queue_visible(c):
+        if task and queue_more(c):
             announce(c)
     return task
 
@@ -342,7 +353,9 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
                     return 0
                 left = RESUME_RETRY_NS      # somebody took the bit: the wake-up is on its way
             at_store32(&c.me.parked, 1)
+            c.me.cpu = 0
             futex_wait(&c.me.wake, seen, left)
+            c.me.cpu = cpu_here()
             at_store32(&c.me.parked, 0)
             if at_load32(&c.me.wake) != seen or at_load64(&c.me.assigned):
                 break

@@ -126,7 +126,7 @@ typedef struct {
     uint32_t status;   /* PROC_*: node, but the process itself says ALIVE */
     int32_t pid;
     uint32_t role;     /* 0 driver, 1 node, 2 worker */
-    uint32_t spare;
+    uint32_t cpu;      /* process: 1 + the CPU it was last seen on, 0 while parked; a hint */
     uint64_t counter;  /* process: tasks run */
     uint32_t wake __attribute__((aligned(64)));   /* futex of the parked worker: +1 by a waker */
     uint32_t parked;                              /* process */

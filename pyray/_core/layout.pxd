@@ -40,6 +40,7 @@ cdef extern from "atomics.h" nogil:
     bint at_cas8(uint8_t *p, uint8_t expected, uint8_t desired)
     void at_fence()
     void cpu_pause()
+    uint32_t cpu_here()
     void cpu_yield()
     int64_t now_ns()
     int futex_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns)
@@ -147,7 +148,7 @@ cdef extern from "layout.h" nogil:
         uint32_t status
         int32_t pid
         uint32_t role
-        uint32_t spare
+        uint32_t cpu
         uint64_t counter
         uint32_t wake
         uint32_t parked

@@ -6,6 +6,7 @@ cdef bint node_queue_push(Ctx *c, uint64_t task) noexcept nogil
 cdef uint64_t node_queue_pop(Ctx *c, uint32_t proc) noexcept nogil
 cdef uint64_t queue_claim(Ctx *c) noexcept nogil
 cdef bint queue_visible(Ctx *c) noexcept nogil
+cdef bint queue_more(Ctx *c) noexcept nogil
 cdef bint queue_visible_slow(Ctx *c) noexcept nogil
 cdef bint claim_task(Ctx *c, uint64_t task) noexcept nogil
 cdef void requeue_lanes(Ctx *c, uint32_t proc) noexcept nogil

@@ -214,6 +214,21 @@ cdef bint queue_visible(Ctx *c) noexcept nogil:
     return False
 
 
+cdef bint queue_more(Ctx *c) noexcept nogil:
+    """Whether there is work, by the lanes that the hints point to: a hint stays up after the last
+    task was taken, and waking somebody for nothing costs more than this look."""
+    cdef uint32_t p, w, words = (at_load32(&c.head.procs_high) + 7) // 8
+    cdef uint64_t word
+    for w in range(words):
+        word = at_load64(<uint64_t *>&c.dispatch.hint[w * 8])
+        if word == 0:
+            continue
+        for p in range(8):
+            if (word >> (8 * p)) & 0xFF and best_lane(&c.procs[w * 8 + p]) >= 0:
+                return True
+    return False
+
+
 cdef bint queue_visible_slow(Ctx *c) noexcept nogil:
     """The same from the lanes themselves, mending hints that a death left wrong."""
     cdef uint32_t p, high = at_load32(&c.head.procs_high)

@@ -357,6 +357,7 @@ cdef void reset_slot(uint32_t p) noexcept nogil:
     at_store32(&q.shaped, SHAPED_NONE)
     at_store32(&q.blocked, 0)
     at_store32(&q.parked, 0)
+    q.cpu = 0
     at_store32(&q.status, PROC_FREE)
 
 

@@ -12,10 +12,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from pyray._core.dispatch cimport announce, rescue, ring_node, token_release, token_resume
+from pyray._core.dispatch cimport (
+    alone_on_cpu, announce, rescue, ring_node, token_release, token_resume,
+)
 from pyray._core.layout cimport *
 from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_close, waiter_open
-from pyray._core.queues cimport queue_visible
+from pyray._core.queues cimport queue_more
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 from pyray._core.store cimport (
     ObjectID, PACKED_BYTES, check_id, check_session, load_value, sweep_now,
@@ -29,8 +31,7 @@ cdef extern from "Python.h":
 cdef Ctx *C = get_ctx()
 
 cdef enum:
-    SPIN_NS = 30000         # a waiter looks this long before it parks,
-    PURE_SPIN_NS = 2000     # and only this long without offering its CPU to others
+    SPIN_NS = 30000         # a waiter looks this long before it parks
     CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
     RESUME_NS = 3600000000000
 
@@ -76,13 +77,10 @@ cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
         if <int>(at_load_relaxed32(&w.events) - w.target) >= 0:
             return
         left = now_ns()
-        if left - start > SPIN_NS or left > until:
+        if left - start > SPIN_NS or left > until or not alone_on_cpu(C):
             break
-        if left - start < PURE_SPIN_NS:
-            for _ in range(20):
-                cpu_pause()
-        else:
-            cpu_yield()     # what we wait for may be waiting for this very CPU
+        for _ in range(20):
+            cpu_pause()
     while True:
         events = at_load32(&w.events)
         if <int>(events - w.target) >= 0:
@@ -91,7 +89,9 @@ cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
         if left <= 0:
             return
         at_store32(&w.parked, 1)
+        C.me.cpu = 0
         i = futex_wait(&w.events, events, left)
+        C.me.cpu = cpu_here()
         at_store32(&w.parked, 0)
         if i == -4:     # EINTR
             return
@@ -110,7 +110,7 @@ cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
         ring_node(C)
     else:
         token_release(C)
-        if queue_visible(C):
+        if queue_more(C):
             announce(C)
 
 
@@ -259,13 +259,44 @@ cdef object get_one(ObjectID oid, object timeout):
 
 
 def get(refs, *, timeout=None):
-    """The value of an object, or the values of a list of them: see pyray.get."""
+    """The value of an object, or the values of several; waits until they are there.
+
+    Parameters
+    ----------
+    refs : ObjectID or list of ObjectID
+        What to fetch.
+    timeout : float, optional
+        Seconds to wait at most; default: as long as it takes.
+
+    Returns
+    -------
+    object or list of object
+        Arrays are read-only views into the store: ``.copy()`` gives one to write to.
+
+    Raises
+    ------
+    TaskError
+        The task raised; this is an instance of the task's exception class too. With a list, the
+        first error is raised as soon as it is known.
+    GetTimeoutError
+        The time is up (it is a TimeoutError too).
+    WorkerCrashedError
+        The task's worker died, more often than the task may be retried.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ray.get([ray.put(1), ray.put(2)])
+    [1, 2]
+    """
     cdef Py_ssize_t n, i, ready
     cdef uint64_t *handles
     cdef int64_t until
     cdef list ids, out
     if type(refs) is ObjectID:
         return get_one(<ObjectID>refs, timeout)
+    if refs == []:
+        return []
     check_session()
     if type(refs) is not list:
         if isinstance(refs, (list, tuple)):
@@ -305,8 +336,33 @@ def get(refs, *, timeout=None):
     return out
 
 
-def wait(refs, *, num_returns=1, timeout=None):
-    """Which of some objects are there: see pyray.wait."""
+def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
+    """Wait until some of several objects are there.
+
+    Parameters
+    ----------
+    refs : list of ObjectID
+        Each at most once.
+    num_returns : int, default 1
+        How many to wait for.
+    timeout : float, optional
+        Seconds to wait at most; default: as long as it takes.
+    fetch_local : bool, default True
+        Of no effect: every object is local.
+
+    Returns
+    -------
+    ready, not_ready : list of ObjectID
+        In the order of `refs`; `ready` has at most `num_returns`.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> ref = ray.put(1)
+    >>> ready, not_ready = ray.wait([ref])
+    >>> ready == [ref], not_ready
+    (True, [])
+    """
     global _mark
     cdef Py_ssize_t n, i, need, found
     cdef uint64_t *handles

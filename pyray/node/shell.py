@@ -23,11 +23,11 @@ from typing import Any
 
 from pyray import definitions, protocol
 from pyray._core import control, recovery, serializer, shm, store, tasks
-from pyray.exceptions import OwnerDiedError, WorkerCrashedError
+from pyray.exceptions import OwnerDiedError, WorkerCrashedError, describe_exit
 from pyray.node import pool as m
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
-from pyray.node.workers import Pipe, Worker, children, describe_exit, fork_worker
+from pyray.node.workers import Pipe, Worker, children, fork_worker
 
 TICK_SECONDS = 1.0
 # How often the node looks at the fast path while that and tasks of other shapes take turns.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Callable
 from multiprocessing.context import ForkContext
@@ -160,25 +159,6 @@ def _run(
     from pyray.worker.main import main
 
     main(slot, out, err, link, config, parent)
-
-
-def describe_exit(code: int | None) -> tuple[str, str | None, int | None]:
-    """(sentence, signal name or None, exit code or None) for a process's exit status.
-
-    Parameters
-    ----------
-    code : int or None
-        As `multiprocessing.Process.exitcode` gives it: negative for a signal.
-    """
-    if code is None:
-        return "ended", None, None
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"was killed by {name}", name, None
-    return f"exited with code {code}", None, code
 
 
 def children(pid: int) -> list[int]:
