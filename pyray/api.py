@@ -42,6 +42,8 @@ def init(
     log_to_driver: bool = True,
     logging_level: int | str | None = None,
     local_mode: bool = False,
+    runtime_env: Mapping[str, Any] | None = None,
+    _memory: int | None = None,
     **cluster_only: Any,
 ) -> dict[str, Any]:
     """Begin a session: start the node process, which starts the workers.
@@ -70,6 +72,10 @@ def init(
         Level of `logging` in the workers; default INFO.
     local_mode : bool, default False
         Run every task at once in this process, for debugging.
+    runtime_env : dict, optional
+        Not there yet: only an empty one is accepted.
+    _memory : int, optional
+        Bytes of the resource ``memory`` to hand out; default: 70% of the machine's.
     **cluster_only
         Options of Ray's that mean something on a cluster only, accepted without effect.
 
@@ -94,13 +100,24 @@ def init(
     """
     unknown = sorted(set(cluster_only) - session.CLUSTER_ONLY)
     if unknown:
-        raise TypeError(f"init has no option {unknown[0]!r}")
+        raise TypeError(
+            f"init has no option {unknown[0]!r}; there are num_cpus, num_gpus, resources, "
+            "object_store_memory, ignore_reinit_error, namespace, log_to_driver, logging_level and "
+            "local_mode"
+        )
+    if runtime_env:
+        raise ValueError(
+            "runtime_env is not there yet: set os.environ, sys.path and the working directory "
+            "before init(), and all workers have them"
+        )
     if address not in (None, "local", "auto"):
         raise ValueError(
-            f"pyray runs on this machine only; address is 'local' or None, not {address!r}"
+            f"pyray runs on this machine only; address is 'local', 'auto' or None, not {address!r} "
+            "(the number of CPUs is num_cpus=)"
         )
     _whole("num_cpus", num_cpus, 0, 256)
     _whole("num_gpus", num_gpus, 0, 1024)
+    _whole("_memory", _memory, 0, 1 << 46)
     _whole("object_store_memory", object_store_memory, 1, 1 << 46)
     from pyray.options import check_options
 
@@ -127,6 +144,7 @@ def init(
             logging_level,
             local_mode,
             namespace,
+            _memory,
         )
     node = getattr(existing, "node", None)
     return {

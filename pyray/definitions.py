@@ -49,7 +49,11 @@ def export(obj: Any, key: Any = None, extra: Any = None) -> int:
         try:
             # The name in front and alone, so that the node can read it without user code.
             name = extra[0] if extra else getattr(obj, "__qualname__", "")
-            blob = cloudpickle.dumps(name) + cloudpickle.dumps((obj, extra), protocol=5)
+            try:
+                body = cloudpickle.dumps((obj, extra), protocol=5)
+            except Exception as problem:
+                raise _name_the_culprit(obj, name, problem) from problem
+            blob = cloudpickle.dumps(name) + body
             if len(blob) >= LARGE:
                 _say_large(obj, len(blob))
             functions.publish(number, blob)
@@ -58,6 +62,22 @@ def export(obj: Any, key: Any = None, extra: Any = None) -> int:
             raise
         _objects[number] = obj
         return number
+
+
+def _name_the_culprit(obj: Any, name: str, problem: Exception) -> Exception:
+    """An error that says which captured variable of a function cannot be pickled."""
+    import cloudpickle
+
+    from pyray._core.serial_errors import explain
+
+    def probe(part: Any) -> Exception | None:
+        try:
+            cloudpickle.dumps(part)
+        except Exception as error:
+            return error
+        return None
+
+    return explain(problem, name, obj, probe)
 
 
 def load(number: int) -> tuple[Any, Any]:

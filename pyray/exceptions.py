@@ -21,12 +21,14 @@ from pyray._core.errors import (
 )
 from pyray._core.serial_errors import (
     CorruptObjectError,
+    DefinitionNotFoundError,
     RecursionDepthError,
     SerializationError,
 )
 
 __all__ = [
     "CorruptObjectError",
+    "DefinitionNotFoundError",
     "ForeignObjectError",
     "GetTimeoutError",
     "InfeasibleResourcesError",
@@ -152,6 +154,28 @@ def _copy_as_dual(cause: Exception) -> Any:
     error.__dict__.update(cause.__dict__)
     error.args = cause.args
     set_members(error, members(cause))
+    return error
+
+
+class ByParts:
+    """Pickles an exception whose constructor does not take its own ``args``, without calling it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = self._error
+        return _from_parts, (type(error), error.args, error.__dict__)
+
+
+def _from_parts(cls: type, args: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
+    error: BaseException
+    try:
+        error = cls.__new__(cls, *args)
+    except TypeError:
+        error = BaseException.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
     return error
 
 

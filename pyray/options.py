@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Options of Ray's that mean something on a cluster only: accepted, without effect.
-CLUSTER_ONLY = frozenset(
-    {"accelerator_type", "scheduling_strategy", "runtime_env", "_metadata", "label_selector"}
-)
+CLUSTER_ONLY = frozenset({"accelerator_type", "scheduling_strategy", "_metadata", "label_selector"})
 
 DEFAULTS: dict[str, Any] = {
     "num_cpus": None,
@@ -37,6 +35,13 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
     for key, value in given.items():
         name = "num_returns" if key == "num_return_vals" else key
         if name in CLUSTER_ONLY:
+            continue
+        if name == "runtime_env":
+            if value:
+                raise ValueError(
+                    f"{what}: runtime_env is not there yet: set os.environ in the task, or before "
+                    "init() for all of them"
+                )
             continue
         if name not in DEFAULTS:
             raise TypeError(

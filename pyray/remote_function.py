@@ -10,7 +10,8 @@ from pyray._core import shm, tasks
 from pyray.options import DEFAULTS, check_options, resource_request
 
 # Codes of a function's flags (the inspect module is not imported for them: it costs 10 ms).
-_VARARGS, _VARKEYWORDS = 0x04, 0x08
+_VARARGS = 0x04
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
 
 class RemoteFunction:
@@ -310,4 +311,10 @@ def _make(function: Any, options: dict[str, Any]) -> RemoteFunction:
         )
     if not callable(function):
         raise TypeError(f"remote needs a function, not {function!r}")
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    if flags & (_GENERATOR | _COROUTINE | _ASYNC_GENERATOR):
+        raise TypeError(
+            f"{function.__name__} is a generator or an async function, which cannot be remote yet: "
+            "return a list, or run the coroutine inside a plain function with asyncio.run"
+        )
     return RemoteFunction(function, options)

@@ -33,9 +33,9 @@ CLUSTER_ONLY = frozenset(
     {
         "configure_logging", "dashboard_host", "dashboard_port", "include_dashboard",
         "job_config", "labels", "log_to_driver_filter", "logging_config", "logging_format",
-        "runtime_env", "storage", "_node_ip_address", "_plasma_directory",
+        "storage", "_node_ip_address", "_plasma_directory",
         "_redis_password", "_redis_username", "_system_config", "_temp_dir",
-        "_memory", "_metrics_export_port", "_tracing_startup_hook", "_enable_object_reconstruction",
+        "_metrics_export_port", "_tracing_startup_hook", "_enable_object_reconstruction",
         "object_spilling_directory", "enable_resource_isolation", "system_reserved_cpu",
         "system_reserved_memory", "_cgroup_path", "_driver_object_store_memory",
     }
@@ -134,7 +134,8 @@ class Session(Resources):
                 "path of this Python before init()"
             )
         ours, theirs = socket.socketpair()
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        theirs = _above_standard(theirs)
+        self._bell = _descriptor_above_standard(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "__main__.py")
         arguments = [memory, theirs.fileno(), self._bell, os.getpid()]
         command = [sys.executable, "-P", entry, *map(str, arguments)]
@@ -364,6 +365,22 @@ class Session(Resources):
         tasks.reset()
 
 
+def _descriptor_above_standard(fd: int) -> int:
+    """The same under a number above 2: where standard input or output is closed it may have got
+    theirs, and the node's own are set to /dev/null."""
+    import fcntl
+
+    if fd > 2:
+        return fd
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved
+
+
+def _above_standard(sock: socket.socket) -> socket.socket:
+    return socket.socket(fileno=_descriptor_above_standard(sock.detach()))
+
+
 # ---- the one session of this process -----------------------------------------------------------
 
 
@@ -402,6 +419,7 @@ def start(
     logging_level: Any = None,
     local_mode: bool = False,
     namespace: str | None = None,
+    memory_total: int | None = None,
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
@@ -428,7 +446,7 @@ def start(
             "num_cpus": machine.cpus() if num_cpus is None else num_cpus,
             "num_gpus": len(gpus),
             "gpus": gpus,
-            "resources": {"memory": machine.task_memory(), **(resources or {})},
+            "resources": {"memory": memory_total or machine.task_memory(), **(resources or {})},
             "max_workers": MAX_PROCESSES,
             "log_to_driver": log_to_driver,
             "logging_level": _level(logging_level),
@@ -440,7 +458,7 @@ def start(
         }
         size = object_store_memory or machine.default_store_memory()
         try:
-            memory = shm.create(size, RECORD_BYTES, config["num_cpus"])
+            memory = _descriptor_above_standard(shm.create(size, RECORD_BYTES, config["num_cpus"]))
             session = Session(config, memory)
         except (OSError, MemoryError) as error:
             raise SessionError(

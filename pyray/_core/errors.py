@@ -35,3 +35,10 @@ class NodeDiedError(SessionError):
 
 class ProcessLimitError(PyrayError):
     """A blocked task needs one more process than the session may have."""
+
+
+# Users meet them in pyray.exceptions, and tracebacks are to name that.
+for _class in list(globals().values()):
+    if isinstance(_class, type) and issubclass(_class, PyrayError):
+        _class.__module__ = "pyray.exceptions"
+del _class

@@ -42,6 +42,8 @@ class CorruptObjectError(PyrayError, ValueError):
 class DefinitionNotFoundError(CorruptObjectError, ImportError):
     """A class or function that an object needs cannot be imported here."""
 
+    task_name: str = ""  # the task that needed it, where that is known
+
 
 def describe(key: object) -> str:
     """Give a key's repr, shortened; a key whose repr fails still gets a name."""
@@ -77,8 +79,9 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif type(value).__module__ == "numpy" and hasattr(value, "flat"):
         for index, item in enumerate(value.flat):
             yield f".flat[{index}]", item
-    if hasattr(value, "__closure__") and value.__closure__:
-        for name, cell in zip(value.__code__.co_freevars, value.__closure__, strict=False):
+    if hasattr(value, "__closure__") and hasattr(value, "__code__"):
+        cells = value.__closure__ or ()
+        for name, cell in zip(value.__code__.co_freevars, cells, strict=False):
             try:
                 yield f".<closure {name}>", cell.cell_contents
             except ValueError:
@@ -149,3 +152,10 @@ def explain(
     made = SerializationError(f"{path}: {reason}")
     made.path = path
     return made
+
+
+# Users meet them in pyray.exceptions, and tracebacks are to name that.
+for _class in list(globals().values()):
+    if isinstance(_class, type) and issubclass(_class, PyrayError):
+        _class.__module__ = "pyray.exceptions"
+del _class

@@ -107,7 +107,8 @@ cdef int check_session() except -1:
 
 cdef int check_id(ObjectID oid) except -1:
     if oid.epoch != C.epoch or not C.attached or C.forked or C.broken:
-        check_session()
+        if C.attached:
+            check_session()
         raise SessionError(f"{oid!r} belongs to a session that has been shut down")
     return 0
 

@@ -532,7 +532,12 @@ cdef int execute(uint64_t handle) except -1:
         elif t.nreturns > 1:
             rets = returns_of(C, t)
             if not isinstance(result, (tuple, list)):
-                result = tuple(result)
+                try:
+                    result = tuple(result)
+                except TypeError:
+                    raise TypeError(
+                        f"{f.name} was to return {t.nreturns} values (num_returns), but returned "
+                        f"one, of type {type(result).__name__}") from None
             if len(result) != t.nreturns:
                 raise ValueError(f"{f.name} was to return {t.nreturns} values (num_returns), but "
                                  f"returned {len(result)}")
@@ -555,7 +560,7 @@ cdef int execute(uint64_t handle) except -1:
             _base = None
             retry(handle, t, s, attempt)
             return 0
-        error = _make_error(e, f.name if f is not None else None, False)
+        error = _make_error(e, f.name if f is not None else getattr(e, "task_name", None), False)
         store_error(t, error)
         error = None
     _running = 0

@@ -245,6 +245,16 @@ cdef int64_t deadline(object timeout) except? -2:
     return now_ns() + <int64_t>(timeout * 1e9)
 
 
+cdef str described(object value):
+    """What was given in place of an ObjectID, and how that usually comes about."""
+    name = type(value).__name__
+    if name == "RemoteFunction":
+        return f"a remote function: call {value._name}.remote(...) and get what that returns"
+    if name == "Caller":
+        return f".remote itself: call it, {value.function._name}.remote(...)"
+    return name
+
+
 cdef object get_one(ObjectID oid, object timeout):
     cdef int64_t until = -1
     check_id(oid)
@@ -303,13 +313,12 @@ def get(refs, *, timeout=None):
             refs = list(refs)
         else:
             raise TypeError(
-                f"get takes an ObjectID or a list of ObjectIDs, not {type(refs).__name__}")
+                f"get takes an ObjectID or a list of ObjectIDs, not {described(refs)}")
     ids = refs
     n = len(ids)
     for i in range(n):
         if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            raise TypeError(f"get takes ObjectIDs; item {i} of the list is "
-                            f"{type(ids[i]).__name__}")
+            raise TypeError(f"get takes ObjectIDs; item {i} of the list is {described(ids[i])}")
         check_id(<ObjectID>ids[i])
     until = deadline(timeout)
     handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))

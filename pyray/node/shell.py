@@ -146,6 +146,7 @@ class Shell:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECONDS
                 if self._needs_ticks():
+                    self.look()  # nobody rings when a worker's wait is over
                     recovery.release_empty()
                     tasks.sweep()
                     self.feed(m.Tick(time.monotonic(), control.idle_workers()))
@@ -644,6 +645,8 @@ class Shell:
                 # It died before it took up what it was given.
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
+        if lost is not None and lost[1]:
+            self._say_crash(worker, lost[0], what)
         if lost is not None:
             task, started = lost
             view = control.task_view(task)
@@ -652,6 +655,16 @@ class Shell:
                 self.feed(m.TaskLost(task, started, view[1], view[2]))
         control.wake_everyone()
         self.look()
+
+    def _say_crash(self, worker: Worker, task: int, what: str) -> None:
+        """A line in the driver's output, since nobody may ever get the task's result."""
+        view = control.task_view(task)
+        if view is not None:
+            name = definitions.name_of(view[5])
+            line = f"this worker {what} while it ran {name}"
+            if view[2] < 0 or view[1] < view[2]:
+                line += f"; the task is run again (retry {view[1] + 1} of {view[2]})"
+            self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
 
     def _fail(self, task: int, reason: str) -> None:
         view = control.task_view(task)

@@ -7,7 +7,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from pyray.exceptions import TaskError, WorkerCrashedError, make_task_error, members
+from pyray.exceptions import ByParts, TaskError, WorkerCrashedError, make_task_error, members
 
 TEXT_CAP = 1 << 16
 
@@ -76,9 +76,11 @@ def _pickle(error: BaseException) -> bytes | None:
         for name, value in members(error).items()
         if value is None or isinstance(value, (str, int))
     }
-    try:
-        blob: bytes = cloudpickle.dumps((error, outside))
-        pickle.loads(blob)
-    except Exception:
-        return None
-    return blob
+    for form in (error, ByParts(error)):
+        try:
+            blob: bytes = cloudpickle.dumps((form, outside))
+            pickle.loads(blob)
+        except Exception:
+            continue
+        return blob
+    return None

@@ -12,6 +12,7 @@ from typing import Any
 from pyray import definitions, protocol
 from pyray._core import serializer, shm, store, tasks
 from pyray._core.errors import NodeDiedError
+from pyray._core.serial_errors import DefinitionNotFoundError
 from pyray.worker.errors import make_error
 from pyray.worker.output import TaskOutput
 
@@ -167,10 +168,20 @@ def _drain() -> None:
 
 def load_function(number: int) -> Any:
     """A function by its number, ready to be called."""
-    function, extra = definitions.load(number)
+    try:
+        function, extra = definitions.load(number)
+        if isinstance(function, int):
+            function = definitions.import_definition(function)
+    except Exception as problem:
+        name = definitions.name_of(number)
+        error = DefinitionNotFoundError(
+            f"{name} could not be loaded in a worker: {problem!r}. What it refers to must be "
+            "importable there (sys.path is taken over at init), or be a plain function or class of "
+            "the script"
+        )
+        error.task_name = name
+        raise error from problem
     name, retry, max_calls = extra or ("", None, 0)
-    if isinstance(function, int):
-        function = definitions.import_definition(function)
     if not name:
         name = getattr(function, "__name__", "task")
     return tasks.Function(function, name, retry, max_calls)
