@@ -66,7 +66,7 @@ def test_cluster_only_options_are_accepted():
         job_config=None,
         configure_logging=True,
         logging_format="x",
-        runtime_env={"pip": ["x"]},
+        runtime_env={},
         namespace="n",
         _temp_dir="/tmp",
         _system_config={},
@@ -74,9 +74,15 @@ def test_cluster_only_options_are_accepted():
     assert pyray.get(pyray.put(1)) == 1
 
 
+def test_memory_to_hand_out():
+    pyray.init(num_cpus=1, _memory=1 << 30)
+    assert pyray.cluster_resources()["memory"] == 1 << 30
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
+        ({"runtime_env": {"env_vars": {"A": "1"}}}, ValueError, "os.environ"),
         ({"num_cpu": 1}, TypeError, "num_cpu"),
         ({"num_cpus": -1}, ValueError, "num_cpus"),
         ({"num_cpus": 257}, ValueError, "256"),

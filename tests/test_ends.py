@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -342,3 +344,17 @@ say(value=ray.get(double.remote(21), timeout=10))
     assert d.said("value") == 42
     assert d.ended() == 0
     d.assert_gone()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_a_driver_without_standard_streams(tmp_path, closed):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pyray as ray, os\n"
+        "value = ray.get(ray.remote(lambda: 42).remote())\n"
+        "os.write(os.open('out', os.O_CREAT | os.O_WRONLY), str(value).encode())\n"
+    )
+    line = f"exec {sys.executable} script.py {closed}"
+    run = subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=30, stderr=subprocess.PIPE)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out").read_text() == "42"

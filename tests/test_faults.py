@@ -198,11 +198,29 @@ class FailsToUnpickle(Exception):
         return h.crash, ("raise",)
 
 
-@pytest.mark.parametrize("kind", [HoldsALock, FailsToPickle, FailsToUnpickle, TwoArguments])
-def test_an_exception_that_cannot_travel_gives_its_text(kind):
+@pytest.mark.parametrize("kind", [FailsToPickle, FailsToUnpickle, TwoArguments])
+def test_an_exception_that_pickle_cannot_rebuild_keeps_its_class(kind):
+    """Made again from its parts, without its constructor or its `__reduce__`."""
+
     @ray.remote
     def throw():
-        raise kind(1, 2) if kind is TwoArguments else kind()
+        error = kind(1, 2) if kind is TwoArguments else kind()
+        error.extra = 7
+        raise error
+
+    got = h.error_of(throw.remote())
+    assert isinstance(got, kind)
+    assert isinstance(got, TaskError)
+    assert type(got.cause) is kind
+    assert got.extra == got.cause.extra == 7
+
+
+def test_an_exception_that_cannot_travel_gives_its_text():
+    kind = HoldsALock
+
+    @ray.remote
+    def throw():
+        raise kind()
 
     pids = sorted(h.idle_pids())
     got = h.error_of(throw.remote())

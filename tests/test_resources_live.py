@@ -361,3 +361,20 @@ def test_the_users_own_number_of_threads_stays(monkeypatch):
     pyray.init(num_cpus=2)
     get = pyray.remote(num_cpus=2)(lambda: os.environ["OMP_NUM_THREADS"])
     assert pyray.get(get.remote()) == "7"
+
+
+@pytest.mark.seconds(45)
+def test_workers_that_nesting_needed_retire(ray1):
+    """More processes than CPUs are there only while tasks are blocked, and some seconds more."""
+    import pyray.session
+
+    @ray1.remote
+    def deep(n):
+        return 0 if n == 0 else 1 + ray1.get(deep.remote(n - 1))
+
+    def count():
+        return len(pyray.session.require().call("workers"))
+
+    assert ray1.get(deep.remote(6)) == 6
+    assert count() > 3
+    helpers.wait_until(lambda: count() == 1, 30, what="one worker for one CPU")
