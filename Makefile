@@ -31,7 +31,7 @@ example_sources := $(wildcard examples/cython/cython_examples/*.pyx) \
 
 # An extension built for AddressSanitizer loads only into a process that began with its library.
 run := $(if $(findstring address,$(PYRAY_SANITIZE)),LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:$$ASAN_OPTIONS) $(python)
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:$$ASAN_OPTIONS) $(python)
 
 # The requirements that pyproject.toml names, so that they stand in one place.
 needs = $$($(python) -c 'import tomllib; \
