@@ -16,7 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,3 +236,19 @@ def gate(tmp_path: Any) -> helpers.Gate:
 def tally(tmp_path: Any) -> helpers.Tally:
     """Something that counts across processes."""
     return helpers.Tally(tmp_path / "tally")
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start driver scripts in processes of their own; whatever they leave is killed at the end."""
+    from fault_drivers import Driver
+
+    made = []
+
+    def start(body: str, **options: Any) -> Driver:
+        made.append(Driver(tmp_path, body, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.clean()

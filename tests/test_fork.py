@@ -4,23 +4,8 @@ import os
 import signal
 
 import pytest
-from fault_drivers import GONE, Driver, alive
+from fault_drivers import GONE, alive
 from fault_helpers import wait_until
-
-
-@pytest.fixture
-def driver(tmp_path):
-    """Start scripts; whatever they leave is killed at the end."""
-    made = []
-
-    def start(body, **options):
-        made.append(Driver(tmp_path, body, **options))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.clean()
-
 
 START = """
 import gc, multiprocessing
