@@ -246,7 +246,9 @@ def driver(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     made = []
 
     def start(body: str, **options: Any) -> Driver:
-        made.append(Driver(tmp_path, body, **options))
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Driver(folder, body, **options))
         return made[-1]
 
     yield start

@@ -8,26 +8,10 @@ import sys
 import time
 
 import pytest
-from fault_drivers import GONE, Driver, alive, in_futex
+from fault_drivers import GONE, alive, in_futex
 from fault_helpers import wait_until
 
 SLOW = pytest.mark.slow
-
-
-@pytest.fixture
-def driver(tmp_path):
-    """Start scripts; whatever they leave is killed at the end."""
-    made = []
-
-    def start(body, **options):
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        made.append(Driver(folder, body, **options))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.clean()
 
 
 # Both workers run tasks that never end and have children; 200 MB of objects.
