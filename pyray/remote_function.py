@@ -105,7 +105,7 @@ class RemoteFunction:
         options = self._options
         caller.nreturns = options["num_returns"]
         caller.max_retries = options["max_retries"]
-        caller.retry_exceptions = bool(options["retry_exceptions"])
+        caller.flags = tasks.RETRY_EXCEPTIONS if options["retry_exceptions"] else 0
         request = resource_request(options)
         caller.shape = current.shape(request, self._name)  # or it could never run: raises
         if current.local_mode:

@@ -14,7 +14,7 @@ from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
 from pyray._core.shm cimport Ctx, get_ctx, task_at
-from pyray._core.tasks cimport finish, store_error_at
+from pyray._core.running cimport finish, store_error_at
 
 cdef Ctx *C = get_ctx()
 
