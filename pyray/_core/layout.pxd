@@ -101,6 +101,13 @@ cdef extern from "layout.h" nogil:
         SHAPED_RUNS
         SHAPED_BLOCKED
         SHAPED_WANTS
+        SHAPED_ACTOR
+        ROLE_DRIVER
+        ROLE_NODE
+        ROLE_WORKER
+        ROLE_DEDICATED
+        ASSIGNED_RETIRE
+        ASSIGNED_OPEN
         UNIT_FREE
         UNIT_LARGE
         UNIT_SLAB

@@ -69,7 +69,7 @@ cdef bytes base():
             if attempt:
                 task_digest(out, attempt << 32, out)
             _base = (<const char *>out)[:20]
-        elif C.me.role == 2:
+        elif C.me.role >= ROLE_WORKER:
             # A thread that a task left behind in its worker: a root of the process's own.
             task_digest(C.head.root_id, (<uint64_t>C.self << 32) | C.me.pid, out)
             _base = (<const char *>out)[:20]
@@ -660,8 +660,8 @@ cdef int run_assigned(uint64_t handle) except -1:
     """A task that came from the node with resources of its own."""
     cdef pr_task *t = task_at(C, handle)
     cdef uint64_t s
-    if handle == 1:
-        raise WorkerExit(0)     # retired by the node
+    if handle == ASSIGNED_RETIRE:
+        raise WorkerExit(0)
     s = at_load64(&t.state)
     if (s & 0xFF) != TASK_NODE or gen_of(s) != gen_in(handle):
         at_store32(&C.me.shaped, SHAPED_NONE)
