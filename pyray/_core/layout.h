@@ -78,10 +78,22 @@ enum {
 
 enum { PROC_FREE = 0, PROC_STARTING = 1, PROC_ALIVE = 2, PROC_DEAD = 3 };
 enum { KIND_NONE = 0, KIND_OBJECTS = 1, KIND_TASKS = 2, KIND_SEGMENT = 3 };
+/* What a process is.  A dedicated worker is an actor's, or has an environment of its own: it runs
+ * only what the node gives it, holds no token and never sets its bit among the idle. */
+enum { ROLE_DRIVER = 0, ROLE_NODE = 1, ROLE_WORKER = 2, ROLE_DEDICATED = 3 };
 /* A task whose resources the node lends.  The process moves on RUNS -> BLOCKED -> WANTS and to NONE
- * at the end, the node NONE -> RUNS (with `assigned`) and WANTS -> RUNS; each rings or wakes. */
-enum { SHAPED_NONE = 0, SHAPED_RUNS = 1, SHAPED_BLOCKED = 2, SHAPED_WANTS = 3,
-       SHAPED_ACTOR = 4 /* an actor that goes on without the CPUs it was placed with */ };
+ * at the end, the node NONE -> RUNS (with `assigned`) and WANTS -> RUNS; each rings or wakes.
+ * RUNS -> ACTOR: a dedicated worker goes on for good without its CPUs, and keeps all else. */
+enum {
+    SHAPED_NONE = 0,
+    SHAPED_RUNS = 1,
+    SHAPED_BLOCKED = 2,
+    SHAPED_WANTS = 3,
+    SHAPED_ACTOR = 4,
+};
+/* Values of `assigned` that are no task: end; and of a dedicated worker's, ready for another task
+ * (0 is not: it may be about to end). */
+enum { ASSIGNED_RETIRE = 1, ASSIGNED_OPEN = 2 };
 /* An actor's status; the node changes it. */
 enum {
     ACTOR_FREE = 0,
@@ -147,12 +159,13 @@ typedef struct {
 typedef struct {
     uint32_t status;   /* PROC_*: node, but the process itself says ALIVE */
     int32_t pid;
-    uint32_t role;     /* 0 driver, 1 node, 2 worker */
+    uint32_t role;     /* ROLE_*: node */
     uint32_t cpu;      /* process: 1 + the CPU it was last seen on, 0 while parked; a hint */
     uint64_t counter;  /* process: tasks run */
     uint32_t wake __attribute__((aligned(64)));   /* futex of the parked worker: +1 by a waker */
     uint32_t parked;                              /* process */
-    uint64_t assigned;                            /* node: a task with resources of its own */
+    uint64_t assigned;                            /* node: a task with resources of its own,
+                                                   * or ASSIGNED_*; OPEN is the process's */
     uint64_t current __attribute__((aligned(64))); /* process: the task it claims or runs */
     uint64_t started_ns;                          /* process: when the task started */
     uint64_t moving;                              /* process: task that it is about to queue */

@@ -106,6 +106,12 @@ cdef extern from "layout.h" nogil:
         SHAPED_BLOCKED
         SHAPED_WANTS
         SHAPED_ACTOR
+        ROLE_DRIVER
+        ROLE_NODE
+        ROLE_WORKER
+        ROLE_DEDICATED
+        ASSIGNED_RETIRE
+        ASSIGNED_OPEN
         ACTOR_FREE
         ACTOR_PENDING
         ACTOR_ALIVE

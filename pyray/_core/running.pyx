@@ -75,7 +75,7 @@ def set_worker_callbacks(load_function, make_error, before_shaped):
 
 def current_name():
     """Name of the function that runs, or that ran last; empty before the first."""
-    if C.attached and C.me.role >= 2:
+    if C.attached and C.me.role >= ROLE_WORKER:
         me = here()
         if isinstance(me, Call):
             return (<Call>me).function.name if (<Call>me).function is not None else _name
@@ -468,8 +468,8 @@ cdef int run_assigned(uint64_t handle) except -1:
     """A task that came from the node with resources of its own."""
     cdef pr_task *t = task_at(C, handle)
     cdef uint64_t s
-    if handle == 1:
-        raise WorkerExit(0)     # retired by the node
+    if handle == ASSIGNED_RETIRE:
+        raise WorkerExit(0)
     s = at_load64(&t.state)
     if (s & 0xFF) != TASK_NODE or gen_of(s) != gen_in(handle):
         at_store32(&C.me.shaped, SHAPED_NONE)
