@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 from pyray import definitions
 from pyray._core import actors, shm, tasks
+from pyray._core.errors import ActorExit
 from pyray.actor_handle import ActorHandle, rebuild_handle
 from pyray.actor_interface import Interface, bind
 from pyray.actor_options import ACTOR_DEFAULTS, check_actor, check_actor_options
@@ -31,7 +33,8 @@ class ActorClass:
     """
 
     def __init__(self, cls: type, options: dict[str, Any], shared: _Shared | None = None) -> None:
-        if isinstance(cls, str):
+        if not isinstance(cls, type):
+            # What `class B(A)` makes of a remote A.
             raise TypeError(
                 f"{cls} cannot inherit from a remote class: inherit from the plain class, and make "
                 "the result remote"
@@ -100,13 +103,12 @@ class ActorClass:
         self._shared.check_constructor(self._name, args, kwargs)
         current = session.require()
         if current.local_mode:
-            from pyray import local_mode
+            from pyray import local_actor
 
-            return local_mode.make_actor(self._shared.cls(), options, args, kwargs)
+            return local_actor.make_actor(self._shared.cls(), options, args, kwargs)
         interface, number = self._shared.interface(options["concurrency_groups"])
         request = resource_request(options)
-        env = current.environment(options["runtime_env"])
-        shape = current.shape(request, self._name, True, env)  # or it could never be: raises
+        shape = current.shape(request, self._name, True, None)  # or it could never be: raises
         ref = actors.new_ref()
         try:
             flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self))
@@ -174,7 +176,7 @@ class _Shared:
         if self._cls is None:
             assert self._known is not None
             self._cls = definitions.import_definition(self._known)
-        return self._cls  # type: ignore[return-value]
+        return self._cls
 
     def stand_in(self) -> Any:
         """The class, or something with its name where that has not been needed yet."""
@@ -204,7 +206,7 @@ class _Shared:
         shape = (len(args), *kwargs)
         if shape in self._accepted or self._cls is None:
             return  # where the class is not known, its constructor will say
-        cls = self._cls
+        cls: Any = self._cls
         if cls.__init__ is not object.__init__:
             bind(name, cls.__init__, 1, args, kwargs)
         elif cls.__new__ is not object.__new__:
@@ -219,3 +221,109 @@ def _rebuild_class(definition: int, name: str, options: dict[str, Any]) -> Actor
     """A remote class in another process: the class is looked up when it is needed."""
     shared = _Shared(None, definition, name)
     return ActorClass(shared.stand_in(), options, shared)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """A handle of a named actor.
+
+    Parameters
+    ----------
+    name : str
+        As it was given in ``options(name=...)``.
+    namespace : str, optional
+        Default: the session's.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote
+    ... class Echo:
+    ...     def say(self, x):
+    ...         return x
+    >>> keep = Echo.options(name="named").remote()
+    >>> ray.get(ray.get_actor("named").say.remote("hello"))
+    'hello'
+    """
+    from pyray import session
+
+    for what, given in (("name", name), ("namespace", namespace)):
+        if given == "" or not isinstance(given, (str, NoneType)):
+            raise ValueError(f"an actor's {what} is a string that is not empty, not {given!r}")
+    current = session.require()
+    if current.local_mode:
+        from pyray import local_actor
+
+        return local_actor.get_actor(name, namespace)
+    handle: ActorHandle = rebuild_handle(
+        **current.call("get_actor", name, namespace, shm.self_slot())
+    )
+    return handle
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor at once, in the middle of what it runs.
+
+    Calls under way and to come raise ActorDiedError. An actor that nobody holds any more ends by
+    itself, after the calls that it was sent.
+
+    Parameters
+    ----------
+    actor : ActorHandle
+    no_restart : bool
+        With False the actor is made again, if its ``max_restarts`` allow.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote
+    ... class Sleeper:
+    ...     def sleep(self):
+    ...         import time
+    ...         time.sleep(1000)
+    >>> sleeper = Sleeper.remote()
+    >>> ref = sleeper.sleep.remote()
+    >>> ray.kill(sleeper)
+    >>> try:
+    ...     ray.get(ref)
+    ... except ray.exceptions.ActorDiedError:
+    ...     print("gone")
+    gone
+    """
+    from pyray import session
+
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(
+            f"kill ends actors: it takes a handle, not {actor!r}"
+            + ("; cancel() is for tasks" if type(actor).__name__ == "ObjectID" else "")
+        )
+    actor._check()
+    current = session.require()
+    if current.local_mode:
+        from pyray import local_actor
+
+        local_actor.kill(actor)
+        return
+    current.call("kill_actor", actor._actor, bool(no_restart))
+
+
+def exit_actor() -> None:
+    """End the actor whose method calls this, on purpose: it is not made again.
+
+    The call itself, and those that have not run, raise ActorDiedError.
+
+    Raises
+    ------
+    TypeError
+        Called outside of an actor.
+    """
+    import sys
+
+    worker = sys.modules.get("pyray.worker.actor")
+    if worker is None or worker.current is None:
+        raise TypeError("exit_actor() is called in a method of an actor")
+    raise ActorExit("exit_actor() was called")

@@ -120,9 +120,15 @@ class ActorHandle:
     objects. Handles can be passed to tasks and other actors.
     """
 
+    _ref: ObjectID
+    _actor: int
+    _interface: Interface
+    _number: int
+    _settings: dict[str, Any]
+
     def __init__(
         self,
-        ref: ObjectID | None,
+        ref: ObjectID,
         actor: int,
         interface: Interface,
         number: int,
@@ -132,6 +138,10 @@ class ActorHandle:
         self.__dict__.update(
             _ref=ref, _actor=actor, _interface=interface, _number=number, _settings=settings
         )
+
+    def _check(self) -> None:
+        """Raise unless the handle is of this process's session."""
+        actors.check_ref(self._ref)
 
     def __getattr__(self, name: str) -> ActorMethod:
         interface: Interface | None = self.__dict__.get("_interface")

@@ -187,5 +187,3 @@ def bind(name: str, function: Any, skip: int, args: Any, kwargs: Any) -> None:
         signature.bind(*([None] * skip), *args, **kwargs)
     except TypeError as problem:
         raise TypeError(f"{name}.remote(): {problem}") from None
-
-

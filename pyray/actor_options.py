@@ -140,7 +140,9 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
     n = out.get("num_returns")
     if isinstance(n, str):
         if n not in ("streaming", "dynamic"):
-            raise ValueError(f"{what}: num_returns is a number, 'streaming' or 'dynamic', not {n!r}")
+            raise ValueError(
+                f"{what}: num_returns is a number, 'streaming' or 'dynamic', not {n!r}"
+            )
     elif n is not None:
         check_whole(n, "num_returns", what, 0, 65535)
     if "max_task_retries" in out:

@@ -30,7 +30,7 @@ from pyray._core.objects cimport (
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, task_new
 from pyray._core.recovery cimport fail_task
 from pyray._core.running cimport (
-    Call, Function, do_chores, ends_with, enter, execute, fail, finish, new_call, run, set_running,
+    Function, do_chores, enter, execute, fail, finish, new_call, run, set_running,
     store_error,
 )
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
@@ -185,7 +185,7 @@ def depth():
 
 
 def prepare(args, kwargs, path):
-    """A constructor's arguments for the node: (flags, bytes or ObjectID, [(position, ObjectID)])."""
+    """A constructor's arguments for the node: (flags, bytes or ObjectID, [(position, id)])."""
     cdef char inline_args[PR_INLINE_ARGS]
     cdef TaskContext me = here()
     cdef list deps = []
@@ -197,6 +197,12 @@ def prepare(args, kwargs, path):
         return flags, inline_args[:n], deps
     me.counter += 1
     return flags | TASK_F_ARGS_OBJECT, put_value(payload, base(me), me.counter, path), deps
+
+
+def check_ref(ObjectID ref):
+    """Raise unless an actor's ref is of this process's session."""
+    check_session()
+    check_id(ref)
 
 
 def new_ref():
@@ -319,8 +325,7 @@ cdef class Host:
             set_task_thread(False)
 
     def take(self, double seconds, Py_ssize_t most):
-        """Claim calls: up to `most` that are there, after a wait of up to `seconds` for the first.
-        """
+        """Claim up to `most` calls that are there; waits up to `seconds` for the first."""
         cdef uint64_t call
         cdef int64_t timeout = <int64_t>(seconds * 1e9)
         cdef list found = []

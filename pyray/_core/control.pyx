@@ -254,6 +254,12 @@ def task_view(uint64_t handle):
     return (<int>(s & 0xFF), attempt_of(s), t.max_retries, t.shape, t.depth, t.func)
 
 
+def task_target(uint64_t handle):
+    """(actor or 0, whether the task makes it, number of the function or method) of a live task."""
+    cdef pr_task *t = task_at(C, handle)
+    return t.actor, bool(t.flags & TASK_F_CREATES), t.func
+
+
 def lost_task(uint32_t p):
     """The task that a dead process had claimed: (handle, started), or None.
 

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from pyray._core.layout cimport (
-    pr_actor, pr_chunk, pr_dispatch, pr_func, pr_header, pr_mailbox, pr_object, pr_proc, pr_slab, pr_task,
+    pr_actor, pr_chunk, pr_dispatch, pr_func, pr_header, pr_mailbox, pr_object, pr_proc, pr_slab,
+    pr_task,
 )
 
 # What one process knows of the session that it is attached to.  Private memory; there is one per

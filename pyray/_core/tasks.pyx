@@ -24,8 +24,8 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, check_session, escape, has_duties, load_raw, new_id, new_record, put_value,
-    set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, check_session, escape, has_duties, load_raw, new_id, new_record,
+    put_value, set_sweep, store_reset, store_value, sweep_store,
 )
 
 from pyray._core.errors import OutOfRecordsError
@@ -224,7 +224,7 @@ cdef class Caller(Target):
 
 
 cdef object split(tuple args, dict kwargs, list deps):
-    """What is stored of a call's arguments; ObjectIDs among them go to `deps`, as (position, id)."""
+    """What is stored of a call's arguments; ids among them go to `deps`, as (position, id)."""
     cdef Py_ssize_t i
     cdef list values = list(args)
     if kwargs:
@@ -422,8 +422,6 @@ class ArgumentPath:
 
     def __str__(self):
         return f"arguments of {getattr(self.function, '_name', 'the task')}: args"
-
-
 
 
 # ---- the rest ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyray._core import actors as core
-from pyray._core import store, tasks
+from pyray._core import control, store, tasks
 from pyray._core.store import ObjectID
 from pyray.exceptions import (
     ActorAlreadyExistsError,
@@ -234,37 +234,50 @@ class Actors:
             self.by_slot[slot] = actor
             core.node_placed(actor.handle, slot)
 
-    def unplaceable(self, task: int, error: Exception) -> bool:
-        """A creation task can get no process; whether it was one."""
+    def refused(self, task: int) -> None:
+        """A creation task has failed for want of a process."""
         actor = self.by_task.get(task)
-        if actor is None:
-            return False
-        self._end(actor, self._died(actor, f"could not be made: {error}"))
-        return True
+        if actor is not None:
+            self._end(actor, core.node_cause(actor.handle) or self._died(actor, "was not made"))
 
-    def process_ended(self, slot: int, code: int | None) -> None:
-        """An actor's process is gone: make it again, or settle what it leaves."""
+    def not_taken_up(self, slot: int) -> None:
+        """A process died before it took up the creation task, which is placed again."""
+        actor = self.by_slot.pop(slot, None)
+        if actor is not None:
+            actor.slot = actor.pid = 0
+            core.node_placed(actor.handle, 0)
+
+    def process_ended(self, slot: int, code: int | None) -> tuple[str, str] | None:
+        """An actor's process is gone: make it again, or settle what it leaves.
+
+        Returns
+        -------
+        tuple of (str, str), or None
+            The actor's name and a line for the driver's output, if it ended by a fault.
+        """
         actor = self.by_slot.pop(slot, None)
         if actor is None:
-            return
+            return None
         _, _, leaving, _, _ = core.node_view(actor.handle)
         what, signal_name, exit_code = describe_exit(code)
         pid, actor.slot, actor.pid = actor.pid, 0, 0
-        actor.cause, cause = "", actor.cause
-        if leaving == LEAVE_UNMADE:
+        killed, actor.cause = actor.cause, ""
+        name = str(actor.spec["class_name"])
+        if leaving == LEAVE_UNMADE or control.task_view(actor.task) is None:
             error = core.node_cause(actor.handle)
             self._end(actor, error or self._died(actor, "could not be made", pid), slot)
-            return
+            return None
         if leaving == LEAVE_INTENDED and not actor.ending:
             text = "has ended" if actor.released else "ended by itself (exit_actor)"
             self._end(actor, self._died(actor, text, pid, None, 0), slot)
-            return
-        text = f"{cause or what} (pid={pid})"
+            return None
+        said = None if killed or actor.released else (name, f"this worker {what}")
+        text = f"{killed or what} (pid={pid})"
         if actor.ending or actor.released or not actor.left():
-            again = f" after {actor.restarts} restart(s)" if actor.restarts else ""
-            text = f"died{again}: its process {text}" if not cause else f"{text}{again}"
+            again = f", after {actor.restarts} restart(s)" if actor.restarts else ""
+            text = text + again if killed else f"died: its process {text}{again}"
             self._end(actor, self._died(actor, text, pid, signal_name, exit_code), slot)
-            return
+            return said and (name, f"{said[1]}; the actor is dead")
         actor.restarts += 1
         most = actor.options["max_restarts"]
         count = f"{actor.restarts} of {most}" if most > 0 else f"{actor.restarts}"
@@ -281,6 +294,16 @@ class Actors:
         core.node_lost(actor.handle, slot, error, False)
         task = core.node_pending(actor.handle)
         self._submit(task, actor.spec["shape"], actor.spec["depth"])
+        return said and (name, f"{said[1]}; the actor is made again (restart {count})")
+
+    def name_of(self, handle: int, creates: bool, number: int) -> str:
+        """``Class.method`` of a call, ``Class.__init__`` of a creation task."""
+        actor = self.all.get(handle)
+        if actor is None:
+            return "a method of a dead actor"
+        methods = actor.spec["methods"]
+        method = "__init__" if creates else methods[number] if number < len(methods) else "?"
+        return f"{actor.spec['class_name']}.{method}"
 
     def look(self) -> None:
         """End actors that have lost their last handle."""

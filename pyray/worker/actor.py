@@ -78,7 +78,7 @@ class Actor:
 
     def make_error(self, error: BaseException, detail: Any, unstorable: bool) -> BaseException:
         """The exception that ``get`` is to raise for a call."""
-        if unstorable or isinstance(error, Exception) and self.made:
+        if unstorable or (isinstance(error, Exception) and self.made):
             return make_error(error, detail, unstorable)
         pid = os.getpid()
         if not self.made:
@@ -153,5 +153,3 @@ def chores() -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return tasks.sweep()
-
-
