@@ -35,7 +35,11 @@ class LocalHandle(ActorHandle):
 
     def __reduce__(self) -> tuple[Any, ...]:
         _handles[self._actor_id] = self
-        return _handles.__getitem__, (self._actor_id,)
+        return _handle, (self._actor_id,)
+
+
+def _handle(number: str) -> LocalHandle:
+    return _handles[number]
 
 
 class LocalMethod:
