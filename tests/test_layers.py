@@ -16,8 +16,10 @@ PACKAGE = Path(pyray.__file__).parent
 # already or is listed with it.
 LAYERS = [
     ["_core"],
+    ["_task_error"],
     ["exceptions", "serialization", "protocol", "machine", "options"],
     ["definitions"],
+    ["tell"],
     ["session"],
     ["worker.errors", "worker.output"],
     ["worker.main"],

@@ -28,7 +28,8 @@ from pyray._core.records cimport (
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
     OWN, RESULT, RESULT_MORE, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties,
-    load_raw, new_id, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
+    load_raw, new_id, new_record, put_value, say_unseen, set_sweep, store_reset, store_value,
+    sweep_store,
 )
 from pyray._core.waiting cimport set_task_thread
 
@@ -421,9 +422,13 @@ cdef int store_error(pr_task *t, object error) except -1:
     """Seal all returns with an exception; one that cannot be stored is replaced by its text."""
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
+    cdef bint awaited = False
     for i in range(t.nreturns):
         if not alive(C, rets[i]) or sealed(C, rets[i]):
+            awaited = True
             continue
+        if not at_load64(&object_at(C, rets[i]).state) & OBJ_DROPPED:
+            awaited = True
         try:
             store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
@@ -433,6 +438,8 @@ cdef int store_error(pr_task *t, object error) except -1:
             except Exception:
                 # Not even its text fits into the store: what fits into the record always does.
                 store_value(rets[i], "its result did not fit", OBJ_ERROR, RESULT, "exception")
+    if not awaited:
+        say_unseen(error)
     return 0
 
 
