@@ -394,6 +394,10 @@ class Shell:
             )
         return out
 
+    def call_task_name(self, task: int) -> str:
+        """What a task runs."""
+        return self.name_of(task)
+
     def name_of(self, task: int) -> str:
         """What a task runs: a function, ``Class.method``, or ``Class.__init__``."""
         actor, creates, number = control.task_target(task)
