@@ -62,6 +62,8 @@ def doing(task: int) -> str:
         return f"{name}, which {'waits for others' if blocked else 'runs'} in pid {pid}"
     if status == _WAITING:
         return f"{name}, which waits for its arguments"
+    if status == _READY and target[0]:
+        return f"{name}, which waits for its turn at the actor"
     if status == _READY:
         return f"{name}, which is queued for a CPU"
     if status == _NODE:

@@ -425,6 +425,8 @@ class Shell:
         if shape:
             why = self.scheduler.why_waiting(task, control.token_counts()[0])
             return f"{name} is queued: {why or 'for resources'}"
+        if control.task_target(task)[0]:
+            return f"{name} waits for its turn at the actor"
         return f"{name} is queued for a CPU"
 
     def _send(self, data: bytes) -> None:
