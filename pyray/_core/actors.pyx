@@ -35,8 +35,8 @@ from pyray._core.running cimport (
 )
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
-    OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, new_id, new_record,
-    put_value, store_value,
+    OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, name_record, new_id,
+    new_record, put_value, store_value,
 )
 from pyray._core.tasks cimport (
     Mailbox, Target, TaskContext, base, failed_call, here, split, submit, sweep_too, the_only,
@@ -208,10 +208,13 @@ def check_ref(ObjectID ref):
 def new_ref():
     """The object that an actor lives as long as."""
     cdef TaskContext me = here()
+    cdef uint64_t handle
     cdef ObjectID oid
     check_session()
     me.counter += 1
-    oid = new_id(new_record(), base(me), me.counter, 0)
+    handle = new_record()
+    name_record(object_at(C, handle), handle, base(me), me.counter, 0)
+    oid = new_id(handle, base(me), me.counter, 0)
     escape(oid)
     return oid
 

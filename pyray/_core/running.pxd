@@ -13,7 +13,8 @@ cdef class Call(TaskContext):
     cdef readonly Function function
     cdef readonly bint over
     cdef int attempt
-    cdef void done(self)
+    cdef uint64_t started
+    cdef void done(self, uint32_t outcome)
 
 cdef void finish(uint64_t handle) noexcept nogil
 cdef int store_error(pr_task *t, object error) except -1

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
+from pyray._core.events cimport note
 from pyray._core.heap cimport heap_free
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
@@ -80,6 +81,17 @@ def current_name():
         if isinstance(me, Call):
             return (<Call>me).function.name if (<Call>me).function is not None else _name
     return _name
+
+
+def current_function():
+    """The function that the calling task runs, or None outside of one."""
+    cdef TaskContext me = here()
+    if isinstance(me, Call):
+        return None if (<Call>me).over else (<Call>me).function.call
+    if not me.handle or C.me.role < ROLE_WORKER:
+        return None
+    found = _functions.get(task_at(C, me.handle).func)
+    return None if found is None else (<Function>found).call
 
 
 def several_at_once(variable):
@@ -269,6 +281,7 @@ cdef int execute(uint64_t handle) except -1:
     cdef pr_task *t = task_at(C, handle)
     cdef TaskContext me = the_only()
     cdef uint64_t failed = 0
+    cdef uint32_t outcome = 0
     cdef int attempt, code = -1
     cdef Function f = None
     PyErr_CheckSignals()    # a signal that came before the task did is none of its business
@@ -282,6 +295,7 @@ cdef int execute(uint64_t handle) except -1:
         if C.forked:
             leave_fork(None)
         if failed:
+            outcome = EVENT_FAILED
             store_error(t, load_raw(failed, None))
         else:
             store_result(t, f.name, result)
@@ -292,11 +306,14 @@ cdef int execute(uint64_t handle) except -1:
         code = ends_with(e)
         if code < 0 and isinstance(e, Exception) and to_retry(t, f, attempt, e):
             enter(me, 0, 0)
+            note(t, attempt, C.me.started_ns, EVENT_FAILED | EVENT_RETRIED)
             retry(handle, t, attempt)
             return 1
+        outcome = EVENT_FAILED
         fail(t, f, e)
     enter(me, 0, 0)
     C.me.depth = 0
+    note(t, attempt, C.me.started_ns, outcome)
     finish(handle)
     if code >= 0:
         raise WorkerExit(code)
@@ -334,18 +351,20 @@ cdef class Call(TaskContext):
         cdef pr_task *t = task_at(C, self.handle)
         cdef uint64_t failed = 0
         self.attempt = set_running(self.handle, t)
+        self.started = C.me.started_ns
+        C.me.started_ns = 0     # there are several at once: it is no one's
         self.function = function_of(t)
         result = run(t, self.function.call, &failed)
         if failed:
             store_error(t, load_raw(failed, None))
-            self.done()
+            self.done(EVENT_FAILED)
         return result
 
     def finish(self, result):
         """Seal its returns."""
         cdef pr_task *t = task_at(C, self.handle)
         store_result(t, self.function.name, result)
-        self.done()
+        self.done(0)
 
     def fail(self, error):
         """Seal its returns with what it raised.  True if it is to be begun again instead; raises
@@ -355,18 +374,20 @@ cdef class Call(TaskContext):
         cdef uint64_t s
         if (code < 0 and isinstance(error, Exception)
                 and to_retry(t, self.function, self.attempt, error)):
+            note(t, self.attempt, self.started, EVENT_FAILED | EVENT_RETRIED)
             s = at_load64(&t.state)
             at_store64(&t.state, (s & PR_LESS_ATTEMPT) | attempt_bits(self.attempt + 1))
             self.base = None
             self.counter = 0
             return True
         fail(t, self.function, error)
-        self.done()
+        self.done(EVENT_FAILED)
         if code >= 0:
             raise WorkerExit(code)
         return False
 
-    cdef void done(self):
+    cdef void done(self, uint32_t outcome):
+        note(task_at(C, self.handle), self.attempt, self.started, outcome)
         finish(self.handle)
         self.over = True
 

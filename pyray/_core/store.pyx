@@ -441,14 +441,18 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     cdef Encoded enc
     cdef uint64_t off, count, total
     cdef char *at
-    n = encode_inline(value, <char *>o.data, PR_INLINE_OBJECT)
-    if n >= 0:
+    n = encode_inline(value, scratch, SCRATCH)
+    if 0 <= n <= PR_INLINE_OBJECT:
         o.size = n
+        if n > PR_NAME_AT:
+            move_name(o, handle)
+            memcpy(o.data, scratch, PR_INLINE_OBJECT)
+        else:
+            memcpy(o.data, scratch, PR_NAME_AT)
         if whose == RESULT:
             about_to_search(C)
         seal(C, handle, flags | OBJ_INLINE)
         return 0
-    n = encode_inline(value, scratch, SCRATCH)
     if n >= 0:
         off = alloc(n)
         memcpy(C.payload + off, scratch, n)
@@ -492,6 +496,14 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     if count:
         drop_contained(handle)
     return 0
+
+
+cdef void move_name(pr_object *o, uint64_t handle) noexcept nogil:
+    """The value takes the name's room in the record."""
+    cdef pr_name *name = <pr_name *>(o.data + PR_NAME_AT)
+    C.names[<uint32_t>handle] = name[0]
+    # Readers look here first, and see this before any of the value.
+    at_store64(&name.counter, 0)
 
 
 cdef list nested_ids(pr_object *o):
@@ -590,6 +602,7 @@ cdef class ViewHold:
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root):
     cdef uint64_t handle = new_record()
     cdef ObjectID oid
+    name_record(object_at(C, handle), handle, parent, counter, PUT_INDEX)
     try:
         store_value(handle, value, 0, OWN, root)
     except BaseException:
@@ -597,7 +610,7 @@ cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object roo
                    (at_load64(&object_at(C, handle).state) & ~<uint64_t>0xFF) | OBJ_FREEING)
         object_recycle(C, handle)
         raise
-    oid = new_id(handle, parent, counter, 0x80000000)
+    oid = new_id(handle, parent, counter, PUT_INDEX)
     return oid
 
 

@@ -24,8 +24,8 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, check_session, escape, has_duties, load_raw, new_id, new_record,
-    put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, check_session, escape, has_duties, load_raw, name_record, new_id,
+    new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
 
 from pyray._core.errors import OutOfRecordsError
@@ -302,6 +302,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     try:
         for i in range(f.nreturns):
             ret = new_record()
+            name_record(object_at(C, ret), ret, parent, counter, <uint32_t>i)
             ids.append(new_id(ret, parent, counter, <uint32_t>i))
         handle = task_new(C)
         if handle == 0:
@@ -470,6 +471,7 @@ def put_result(value, bint error):
     if not error:
         return put_value(value, base(me), me.counter, "result")
     handle = new_record()
+    name_record(object_at(C, handle), handle, base(me), me.counter, 0)
     store_value(handle, value, OBJ_ERROR, OWN, "exception")
     return new_id(handle, base(me), me.counter, 0)
 
@@ -484,6 +486,7 @@ cdef object failed_call(Target f, uint64_t error, object instead):
     value = instead() if error == 0 else error_value(error, instead)
     for i in range(f.nreturns):
         handle = new_record()
+        name_record(object_at(C, handle), handle, base(me), counter, <uint32_t>i)
         ids.append(new_id(handle, base(me), counter, <uint32_t>i))
         store_value(handle, value, OBJ_ERROR, OWN, "exception")
     if f.nreturns == 1:

@@ -1,0 +1,12 @@
+FAILED: int
+RETRIED: int
+DIED: int
+CANCELLED: int
+CREATES: int
+NEVER: int
+
+Event = tuple[bytes, bytes, int, int, int, int, int, int, int, int]
+
+def written(p: int) -> int: ...
+def processes() -> int: ...
+def read(p: int) -> list[Event]: ...
