@@ -9,6 +9,7 @@ from libc.string cimport memset, strncpy
 from pyray._core.dispatch cimport (
     pop_idle, rescue, ring_node, tokens_for_node, tokens_from_node, wake_process,
 )
+from pyray._core.events cimport note_for, outcome_of
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
@@ -298,8 +299,11 @@ def lost_task(uint32_t p):
             if alive(C, rets[i]) and not sealed(C, rets[i]):
                 done = False
         if done:
+            note_for(p, t, attempt_of(s), C.procs[p].started_ns, outcome_of(t))
             finish(handle)
             return None
+    if (s & 0xFF) == TASK_RUNNING:
+        note_for(p, t, attempt_of(s), C.procs[p].started_ns, EVENT_FAILED | EVENT_DIED)
     return handle, (s & 0xFF) == TASK_RUNNING
 
 
@@ -314,7 +318,11 @@ def requeue(uint64_t handle, int attempt):
 
 def fail(uint64_t handle, error):
     """Seal a lost task's returns with an exception."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s = at_load64(&t.state)
     store_error_at(handle, error)
+    if (s & 0xFF) != TASK_RUNNING:
+        note_for(0, t, attempt_of(s), 0, EVENT_FAILED | EVENT_NEVER)
     finish(handle)
 
 

@@ -1,5 +1,4 @@
 FAILED: int
-RETRIED: int
 DIED: int
 CANCELLED: int
 CREATES: int

@@ -268,11 +268,10 @@ typedef struct {
 /* How an attempt at a task ended: written by whoever ended it, one line each. */
 enum {
     EVENT_FAILED = 1,      /* with an error */
-    EVENT_RETRIED = 2,     /* and it is run again */
-    EVENT_DIED = 4,        /* its process died */
-    EVENT_CANCELLED = 8,
-    EVENT_CREATES = 16,    /* it made an actor */
-    EVENT_NEVER = 32,      /* nothing of the user's has run */
+    EVENT_DIED = 2,        /* its process died */
+    EVENT_CANCELLED = 4,
+    EVENT_CREATES = 8,     /* it was to make an actor */
+    EVENT_NEVER = 16,      /* nothing of the user's has run */
 };
 typedef struct {
     uint64_t start_ns;     /* CLOCK_MONOTONIC; 0: not known, or it never ran */

@@ -134,7 +134,6 @@ cdef extern from "layout.h" nogil:
         TASK_F_STREAM
         TASK_F_DYNAMIC
         EVENT_FAILED
-        EVENT_RETRIED
         EVENT_DIED
         EVENT_CANCELLED
         EVENT_CREATES

@@ -9,11 +9,14 @@ before its holds are dropped, or they would go with it.  Its slot becomes free l
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from pyray._core.events cimport note_for
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
 from pyray._core.objects cimport sealed, try_free
 from pyray._core.queues cimport requeue_lanes
-from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible, task_recycle
+from pyray._core.records cimport (
+    attempt_of, gen_in, gen_of, object_recycle, plausible, task_recycle,
+)
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport take_over_nested
 from pyray._core.running cimport finish, store_error_at
@@ -142,6 +145,8 @@ cdef int fail_task(uint64_t handle, object error) except -1:
         if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
             break
     store_error_at(handle, error)
+    if status != TASK_RUNNING:
+        note_for(0, t, attempt_of(s), 0, EVENT_FAILED | EVENT_NEVER)
     if status == TASK_WAITING:
         _zombies.append(handle)     # other tasks hang on its links
     else:

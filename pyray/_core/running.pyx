@@ -306,7 +306,7 @@ cdef int execute(uint64_t handle) except -1:
         code = ends_with(e)
         if code < 0 and isinstance(e, Exception) and to_retry(t, f, attempt, e):
             enter(me, 0, 0)
-            note(t, attempt, C.me.started_ns, EVENT_FAILED | EVENT_RETRIED)
+            note(t, attempt, C.me.started_ns, EVENT_FAILED)
             retry(handle, t, attempt)
             return 1
         outcome = EVENT_FAILED
@@ -374,7 +374,7 @@ cdef class Call(TaskContext):
         cdef uint64_t s
         if (code < 0 and isinstance(error, Exception)
                 and to_retry(t, self.function, self.attempt, error)):
-            note(t, self.attempt, self.started, EVENT_FAILED | EVENT_RETRIED)
+            note(t, self.attempt, self.started, EVENT_FAILED)
             s = at_load64(&t.state)
             at_store64(&t.state, (s & PR_LESS_ATTEMPT) | attempt_bits(self.attempt + 1))
             self.base = None

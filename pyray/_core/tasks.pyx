@@ -84,8 +84,9 @@ cdef bytes base(TaskContext me):
             if attempt:
                 task_digest(out, attempt << 32, out)
             me.base = (<const char *>out)[:20]
-        elif C.me.role >= ROLE_WORKER:
-            # A thread that a task left behind in its worker: a root of the process's own.
+        elif C.self:
+            # The node, or a thread that a task left behind in its worker: a root of the process's
+            # own.
             task_digest(C.head.root_id, (<uint64_t>C.self << 32) | C.me.pid, out)
             me.base = (<const char *>out)[:20]
         else:
