@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pyray import session
 from pyray._core import control, shm, store, tasks, waiting
@@ -28,6 +28,8 @@ __all__ = [
     "shutdown",
     "wait",
 ]
+
+_T = TypeVar("_T")
 
 
 def init(
@@ -193,7 +195,7 @@ def is_initialized() -> bool:
     return session.is_initialized()
 
 
-def put(value: Any) -> ObjectID:
+def put(value: _T) -> ObjectID[_T]:
     """Place a value in the object store.
 
     Parameters

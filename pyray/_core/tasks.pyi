@@ -1,7 +1,9 @@
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from pyray._core.store import ObjectID
+
+_T = TypeVar("_T")
 
 @final
 class Caller:
@@ -39,7 +41,7 @@ class WorkerExit(BaseException):
     code: int
     def __init__(self, code: int) -> None: ...
 
-def put(value: Any) -> ObjectID: ...
+def put(value: _T) -> ObjectID[_T]: ...
 def put_result(value: Any, error: bool) -> ObjectID: ...
 def sweep() -> int: ...
 def set_worker_callbacks(
