@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyray._core.errors import (
+    ActorExit,
     ForeignObjectError,
     GetTimeoutError,
     NodeDiedError,
@@ -227,14 +228,6 @@ class PendingCallsLimitExceeded(PyrayError):
     """More of an actor's calls would be unfinished than its ``max_pending_calls``."""
 
 
-class AsyncioActorExit(BaseException):
-    """What `exit_actor` raises to leave the method that called it.
-
-    Not an Exception, as it is in Ray: an ``except Exception`` in the method would swallow it, and
-    the actor live on.
-    """
-
-
 # ---- environment -------------------------------------------------------------------------------
 
 
@@ -342,5 +335,6 @@ def describe_exit(code: int | None) -> tuple[str, str | None, int | None]:
 # Ray's names for the same things, and ours for one of Ray's.
 RayError = PyrayError
 RayTaskError = TaskError
+AsyncioActorExit = ActorExit
 ActorError = RayActorError
 LocalRayletDiedError = NodeDiedError

@@ -68,8 +68,15 @@ class ProcessLimitError(PyrayError):
     """A blocked task needs one more process than the session may have."""
 
 
+class ActorExit(BaseException):
+    """Raised by ``exit_actor``: ends the actor in which it is raised, when it gets there.
+
+    Not an Exception, so that an ``except Exception`` of a method's does not stop it.
+    """
+
+
 # Users meet them in pyray.exceptions, and tracebacks are to name that.
 for _class in list(globals().values()):
-    if isinstance(_class, type) and issubclass(_class, PyrayError):
+    if isinstance(_class, type) and issubclass(_class, (PyrayError, ActorExit)):
         _class.__module__ = "pyray.exceptions"
 del _class
