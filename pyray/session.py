@@ -43,6 +43,7 @@ CLUSTER_ONLY = frozenset(
 
 store.set_unseen(tell.unseen)
 waiting.set_doing(tell.doing)
+tell.set_namer(lambda task: str(require().call("task_name", task)))
 
 _current: Session | WorkerSession | None = None
 _lock = threading.RLock()

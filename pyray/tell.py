@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pyray import definitions
@@ -11,9 +12,16 @@ from pyray.exceptions import TaskCancelledError
 
 _WAITING, _READY, _CLAIMED, _RUNNING, _NODE = 1, 2, 3, 4, 6
 
-_names: dict[int, str] = {}
+_names: dict[tuple[int, bool, int], str] = {}
+_ask_node: Callable[[int], str] | None = None
 _counts: dict[str, int] = {}
 _epoch = -1
+
+
+def set_namer(ask: Callable[[int], str] | None) -> None:
+    """Have `ask(task)` name calls of actors, whose methods only the node knows by number."""
+    global _ask_node
+    _ask_node = ask
 
 
 def _fresh() -> None:
@@ -35,12 +43,17 @@ def doing(task: int) -> str:
     view = control.task_view(task)
     if view is None:
         return "a task that has just ended"
-    status, attempt, function = view[0], view[1], view[5]
+    status, attempt = view[0], view[1]
     _fresh()
-    name = _names.get(function)
+    target = control.task_target(task)
+    name = _names.get(target)
     if name is None:
         # Polls with a timeout of 0 come here often.
-        name = _names[function] = definitions.name_of(function)
+        if target[0] and _ask_node is not None:
+            name = _ask_node(task)
+        else:
+            name = definitions.name_of(target[2])
+        _names[target] = name
     if attempt:
         name += f" (attempt {attempt + 1})"
     runner = control.runner_of(task)
@@ -49,6 +62,8 @@ def doing(task: int) -> str:
         return f"{name}, which {'waits for others' if blocked else 'runs'} in pid {pid}"
     if status == _WAITING:
         return f"{name}, which waits for its arguments"
+    if status == _READY and target[0]:
+        return f"{name}, which waits for its turn at the actor"
     if status == _READY:
         return f"{name}, which is queued for a CPU"
     if status == _NODE:
