@@ -1,3 +1,5 @@
+# The special cases of an overload stand before the general one, and overlap with it.
+# mypy: disable-error-code="overload-overlap"
 """What type checkers see of `remote`, of remote functions and of actors.
 
 A call of a remote function is checked in two ways, of which one has to fit: exactly as the
@@ -8,17 +10,17 @@ can't be expressed: pass it by position.
 There is nothing here at run time: `pyray.remote_function` and `pyray.actor` are what runs.
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
-from collections.abc import AsyncGenerator as _AsyncGenerator
-from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, overload
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, Self, overload
 
-from typing_extensions import Self, TypeVar
+from typing_extensions import TypeVar
 
 from pyray._core.store import ObjectID
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Y = TypeVar("_Y")
+_F = TypeVar("_F", bound=Callable[..., Any])
 _C = TypeVar("_C")
 _C_co = TypeVar("_C_co", covariant=True)
 _F_co = TypeVar("_F_co", bound=Callable[..., Any], covariant=True, default=Callable[..., Any])
@@ -46,10 +48,6 @@ class ObjectRefGenerator(Generic[_Y_co]):
 class _Remote(Generic[_F_co]):
     """``.remote`` of what returns one value."""
 
-    @overload
-    def remote(
-        self: _Remote[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
-    ) -> ObjectID[_R]: ...
     @overload
     def remote(
         self: _Remote[Callable[[_T0], _R]],
@@ -155,14 +153,14 @@ class _Remote(Generic[_F_co]):
         a9: _T9 | ObjectID[_T9],
         /,
     ) -> ObjectID[_R]: ...
+    @overload
+    def remote(
+        self: _Remote[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> ObjectID[_R]: ...
 
 class _RemoteStream(Generic[_F_co]):
     """``.remote`` of a generator; its "return type" is what it yields."""
 
-    @overload
-    def remote(
-        self: _RemoteStream[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
-    ) -> ObjectRefGenerator[_R]: ...
     @overload
     def remote(
         self: _RemoteStream[Callable[[_T0], _R]],
@@ -268,6 +266,10 @@ class _RemoteStream(Generic[_F_co]):
         a9: _T9 | ObjectID[_T9],
         /,
     ) -> ObjectRefGenerator[_R]: ...
+    @overload
+    def remote(
+        self: _RemoteStream[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> ObjectRefGenerator[_R]: ...
 
 class _Attributes:
     __name__: str
@@ -297,40 +299,63 @@ class RemoteMany(_Attributes):
 
 # ---- actors ------------------------------------------------------------------------------------
 
+class _AnyMethod:
+    """A method of which nothing is known."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any: ...
+    def options(self, **options: Any) -> _AnyMethod: ...
+
 class ActorMethod(_Remote[_F_co]):
-    """A method that `@ray.method` was put on: callable in the class, ``.remote`` from outside."""
+    """A method that `@ray.method` was put on: to be called in the class, and ``.remote`` of it in
+    an `ActorProxy`."""
 
     def __call__(
         self: ActorMethod[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
     ) -> _R: ...
     def options(self, **options: Any) -> _AnyMethod: ...
 
-class _AsyncActorMethod(_Remote[_F_co]):
+class AsyncActorMethod(_Remote[_F_co]):
+    """The same of an async method: its value is what it returns in the end."""
+
     def __call__(
-        self: _AsyncActorMethod[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
+        self: AsyncActorMethod[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
     ) -> Coroutine[Any, Any, _R]: ...
     def options(self, **options: Any) -> _AnyMethod: ...
 
-class _AnyMethod:
-    """A method of which nothing is known."""
+class GeneratorActorMethod(_RemoteStream[_F_co]):
+    """The same of a generator."""
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(
+        self: GeneratorActorMethod[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Generator[_R, Any, Any]: ...
     def options(self, **options: Any) -> _AnyMethod: ...
 
-class ActorHandle(Any, Generic[_C_co]):
+class AsyncGeneratorActorMethod(_RemoteStream[_F_co]):
+    """The same of an async generator."""
+
+    def __call__(
+        self: AsyncGeneratorActorMethod[Callable[_P, _R]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> AsyncGenerator[_R, Any]: ...
+    def options(self, **options: Any) -> _AnyMethod: ...
+
+class ActorHandle(Any, Generic[_C_co]):  # type: ignore[misc]
     """Any of an actor's methods, without their types.
 
-    May be assigned to a variable that is declared as an `ActorProxy`, which has their types.
+    May be assigned to what is declared as an `ActorProxy`, which has their types.
     """
 
     def __getattr__(self, name: str) -> _AnyMethod: ...
 
-# What the class is: its methods with @ray.method have a typed ``.remote``.
+# What the class is: of its methods those with @ray.method have a typed ``.remote``.
 ActorProxy = Annotated[_C, "an actor"]
 
 class ActorClass(Generic[_C_co]):
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[_C_co]: ...
+    # A handle, or whatever the variable is declared as that it is assigned to.
+    def remote(self, *args: Any, **kwargs: Any) -> _H: ...  # type: ignore[type-var]
     def options(self, **options: Any) -> ActorClass[_C_co]: ...
+
+_H = TypeVar("_H", default=ActorHandle[Any])
 
 # ---- the decorators ----------------------------------------------------------------------------
 
@@ -345,19 +370,44 @@ class _Decorator:
     ) -> RemoteFunction[Callable[_P, _R]]: ...
     @overload
     def __call__(
-        self, function: Callable[_P, Generator[_Y, Any, Any]], /
+        self, function: Callable[_P, Iterator[_Y]], /
     ) -> RemoteGenerator[Callable[_P, _Y]]: ...
     @overload
     def __call__(
-        self, function: Callable[_P, _AsyncGenerator[_Y, Any]], /
+        self, function: Callable[_P, AsyncIterator[_Y]], /
     ) -> RemoteGenerator[Callable[_P, _Y]]: ...
     @overload
-    def __call__(self, function: Callable[_P, _R], /) -> RemoteFunction[Callable[_P, _R]]: ...
+    def __call__(self, function: _F, /) -> RemoteFunction[_F]: ...
 
 class _ManyDecorator:
     """``remote(num_returns=2)``."""
 
     def __call__(self, function: Callable[..., Any], /) -> RemoteMany: ...
+
+class _MethodDecorator:
+    """``method(options)``."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _R]], /
+    ) -> AsyncActorMethod[Callable[_P, _R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, _P], Iterator[_Y]], /
+    ) -> GeneratorActorMethod[Callable[_P, _Y]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, _P], AsyncIterator[_Y]], /
+    ) -> AsyncGeneratorActorMethod[Callable[_P, _Y]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, _P], _R], /
+    ) -> ActorMethod[Callable[_P, _R]]: ...
+
+class _ManyMethodDecorator:
+    """``method(num_returns=2)``."""
+
+    def __call__(self, function: Callable[..., Any], /) -> _AnyMethod: ...
 
 @overload
 def remote(function: type[_C], /) -> ActorClass[_C]: ...
@@ -366,15 +416,11 @@ def remote(
     function: Callable[_P, Coroutine[Any, Any, _R]], /
 ) -> RemoteFunction[Callable[_P, _R]]: ...
 @overload
-def remote(
-    function: Callable[_P, Generator[_Y, Any, Any]], /
-) -> RemoteGenerator[Callable[_P, _Y]]: ...
+def remote(function: Callable[_P, Iterator[_Y]], /) -> RemoteGenerator[Callable[_P, _Y]]: ...
 @overload
-def remote(
-    function: Callable[_P, _AsyncGenerator[_Y, Any]], /
-) -> RemoteGenerator[Callable[_P, _Y]]: ...
+def remote(function: Callable[_P, AsyncIterator[_Y]], /) -> RemoteGenerator[Callable[_P, _Y]]: ...
 @overload
-def remote(function: Callable[_P, _R], /) -> RemoteFunction[Callable[_P, _R]]: ...
+def remote(function: _F, /) -> RemoteFunction[_F]: ...
 @overload
 def remote(*, num_returns: Literal[1] = 1, **options: Any) -> _Decorator: ...
 @overload
@@ -382,8 +428,18 @@ def remote(*, num_returns: int | str | None, **options: Any) -> _ManyDecorator: 
 @overload
 def method(
     function: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _R]], /
-) -> _AsyncActorMethod[Callable[_P, _R]]: ...
+) -> AsyncActorMethod[Callable[_P, _R]]: ...
 @overload
 def method(
-    function: Callable[Concatenate[Any, _P], _R], /
-) -> ActorMethod[Callable[_P, _R]]: ...
+    function: Callable[Concatenate[Any, _P], Iterator[_Y]], /
+) -> GeneratorActorMethod[Callable[_P, _Y]]: ...
+@overload
+def method(
+    function: Callable[Concatenate[Any, _P], AsyncIterator[_Y]], /
+) -> AsyncGeneratorActorMethod[Callable[_P, _Y]]: ...
+@overload
+def method(function: Callable[Concatenate[Any, _P], _R], /) -> ActorMethod[Callable[_P, _R]]: ...
+@overload
+def method(*, num_returns: Literal[1] = 1, **options: Any) -> _MethodDecorator: ...
+@overload
+def method(*, num_returns: int | str | None, **options: Any) -> _ManyMethodDecorator: ...
