@@ -54,6 +54,9 @@ class ActorClass:
             f"{self._name}.remote(...)"
         )
 
+    def __class_getitem__(cls, item: Any) -> type[ActorClass]:
+        return cls  # for annotations
+
     def __repr__(self) -> str:
         return f"ActorClass({self.__module__}.{self.__qualname__})"
 

@@ -60,6 +60,9 @@ class RemoteFunction:
     def __repr__(self) -> str:
         return f"RemoteFunction({self.__module__}.{self.__qualname__})"
 
+    def __class_getitem__(cls, item: Any) -> type[RemoteFunction]:
+        return cls  # for annotations
+
     def __get__(self, instance: Any, owner: type | None = None) -> RemoteFunction:
         # Without this a remote function kept as a class attribute would still work, but
         # `instance.f.remote(x)` reads as if it passed the instance: it does not.
