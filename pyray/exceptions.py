@@ -42,6 +42,7 @@ __all__ = [
     "RayError",
     "RayTaskError",
     "RecursionDepthError",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "SessionError",
     "TaskError",
@@ -51,6 +52,10 @@ __all__ = [
 
 class InfeasibleResourcesError(PyrayError, ValueError):
     """A task asks for more than the session has in all, so it could never run."""
+
+
+class RuntimeEnvSetupError(PyrayError):
+    """What a ``runtime_env`` asked for could not be set up; the message says what."""
 
 
 class OwnerDiedError(ObjectLostError):

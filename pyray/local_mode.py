@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyray import runtime_env, session
 from pyray._core import tasks
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get
+from pyray.worker import environment
 from pyray.worker.errors import make_error
+
+# The environment of the call that runs, while it runs; None outside any.
+_env: dict[str, Any] | None = None
 
 
 def call(
@@ -22,11 +27,18 @@ def call(
     kwargs: dict[str, Any],
 ) -> Any:
     """Run a call and store what it returns, or raises, under fresh ids."""
+    global _env
     n = options["num_returns"]
+    outer = _env
     try:
+        inherited = outer
+        if inherited is None:
+            inherited = runtime_env.from_text(session.require().config["session_env"])
+        _env = runtime_env.merge(inherited, options["runtime_env"])
         values = [get(a) if type(a) is ObjectID else a for a in args]
         named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
-        result = function(*values, **named)
+        with environment.applied(_env):
+            result = function(*values, **named)
         if n > 1:
             result = list(result)
             if len(result) != n:
@@ -38,4 +50,6 @@ def call(
     except Exception as error:
         stored = make_error(error, name, False)
         ids = [tasks.put_result(stored, True) for _ in range(n)]
+    finally:
+        _env = outer
     return ids[0] if n == 1 else ids if n else None

@@ -16,10 +16,12 @@ PACKAGE = Path(pyray.__file__).parent
 # already or is listed with it.
 LAYERS = [
     ["_core"],
-    ["exceptions", "serialization", "protocol", "machine", "options"],
+    ["exceptions", "serialization", "protocol", "machine"],
+    ["runtime_env"],
+    ["options"],
     ["definitions"],
     ["session"],
-    ["worker.errors", "worker.output"],
+    ["worker.errors", "worker.output", "worker.environment"],
     ["worker.main"],
     ["node.resources"],
     ["node.messages", "node.task"],

@@ -355,6 +355,7 @@ class Shell:
                     "slot": w.slot,
                     "up": w.up,
                     "blocked": bool(blocked),
+                    "dedicated": w.dedicated,
                     "task": definitions.name_of(task[5]) if task else None,
                     "ran": ran,
                 }
