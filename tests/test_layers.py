@@ -16,12 +16,18 @@ PACKAGE = Path(pyray.__file__).parent
 # already or is listed with it.
 LAYERS = [
     ["_core"],
+    ["_task_error"],
     ["exceptions", "serialization", "protocol", "machine"],
     ["runtime_env"],
     ["options"],
-    ["definitions"],
+    ["actor_options"],
+    ["definitions", "actor_interface"],
+    ["tell"],
     ["session"],
     ["worker.errors", "worker.output", "worker.environment"],
+    ["worker.actor"],
+    ["worker.threaded_actor"],
+    ["worker.async_actor"],
     ["worker.main"],
     ["node.resources"],
     ["node.messages", "node.task"],
@@ -29,9 +35,12 @@ LAYERS = [
     ["node.questions"],
     ["node.scheduler"],
     ["node.workers"],
-    ["node.dedicated"],
+    ["node.dedicated", "node.actors"],
     ["node.shell"],
     ["local_mode"],
+    ["actor_handle"],
+    ["local_actor"],
+    ["actor"],
     ["api", "remote_function"],
     ["__init__"],
     ["cli", "util", "node.__main__"],
@@ -39,6 +48,8 @@ LAYERS = [
 # Looked up when they are called, not at import: each with its reason.
 LATE = {
     ("node.workers", "worker.main"): "what a forked worker becomes",
+    ("worker.actor", "worker.async_actor"): "asyncio is imported by actors that need it",
+    ("worker.actor", "worker.threaded_actor"): "beside it",
 }
 
 

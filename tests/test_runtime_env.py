@@ -296,6 +296,82 @@ def test_an_environment_travels_with_its_function(ray):
     assert pyray.get(call.remote(f)) == "travels"
 
 
+# ---- actors ------------------------------------------------------------------------------------
+
+
+def make_actor_class():
+    class Actor:
+        def __init__(self, name="RT_A"):
+            import os
+
+            self.at_start = os.environ.get(name)
+
+        def found(self, name):
+            import os
+
+            return self.at_start, os.environ.get(name), os.getcwd()
+
+        def child(self, get_variable, name):
+            return pyray.get(get_variable.remote(name))
+
+        def die(self):
+            import os
+
+            os.kill(os.getpid(), 9)
+
+    return Actor
+
+
+ActorClass = make_actor_class()
+
+
+def test_an_actor_has_its_environment_for_life_and_its_tasks_have_it_too(ray, package):
+    env = {"env_vars": {"RT_A": "actor's"}, "working_dir": package}
+    cls = pyray.remote(ActorClass)
+    for given in (env, RuntimeEnv(**env)):
+        actor = cls.options(runtime_env=given).remote()
+        assert pyray.get(actor.found.remote("RT_A")) == ("actor's", "actor's", str(package))
+        assert pyray.get(actor.child.remote(get_variable, "RT_A")) == "actor's"
+    plain = cls.remote()
+    assert pyray.get(plain.found.remote("RT_A"))[:2] == (None, None)
+
+
+def test_an_actor_that_is_made_again_has_the_same_environment(ray):
+    cls = pyray.remote(max_restarts=1, runtime_env={"env_vars": {"RT_A": "1"}})(ActorClass)
+    actor = cls.remote()
+    assert pyray.get(actor.found.remote("RT_A"))[0] == "1"
+    with pytest.raises(exceptions.PyrayError):
+        pyray.get(actor.die.remote())
+    assert pyray.get(actor.found.remote("RT_A"))[:2] == ("1", "1")
+
+
+def test_an_actor_made_in_a_task_inherits_and_merges(ray):
+    cls = pyray.remote(ActorClass)
+
+    def make(cls):
+        actor = cls.options(runtime_env={"env_vars": {"RT_B": "b"}}).remote("RT_B")
+        return pyray.get(actor.found.remote("RT_A"))[:2]
+
+    task = with_env(pyray.remote(make), env_vars={"RT_A": "a", "RT_B": "a"})
+    assert pyray.get(task.remote(cls)) == ("b", "a")
+
+
+def test_an_actor_whose_environment_cannot_be_set_up(ray, tmp_path):
+    (tmp_path / "there").mkdir()
+    cls = pyray.remote(runtime_env={"working_dir": tmp_path / "there"})(ActorClass)
+    shutil.rmtree(tmp_path / "there")
+    actor = cls.remote()
+    with pytest.raises(exceptions.ActorDiedError, match="runtime_env of Actor could not be set up"):
+        pyray.get(actor.found.remote("RT_A"))
+
+
+def test_what_an_actor_cannot_have_is_refused_at_the_call():
+    with pytest.raises(ValueError, match="'conda'"):
+        pyray.remote(runtime_env={"conda": "x"})(ActorClass)
+    with pytest.raises(TypeError, match="env_vars"):
+        pyray.remote(ActorClass).options(runtime_env={"env_vars": ["A"]})
+
+
 # ---- what goes wrong ---------------------------------------------------------------------------
 
 
@@ -453,3 +529,14 @@ def test_in_local_mode_calls_have_theirs_for_as_long_as_they_last(package, monke
     assert pyray.get(child.remote()) == (None, "s:base", before[2])
     shutil.rmtree(package / "rt_package")
     sys.modules.pop("rt_module", None)
+
+
+def test_in_local_mode_actors_have_theirs(package):
+    pyray.init(local_mode=True, runtime_env={"env_vars": {"RT_B": "session's"}})
+    cls = pyray.remote(ActorClass)
+    env = {"env_vars": {"RT_A": "1"}, "working_dir": package}
+    actor = cls.options(runtime_env=env).remote()
+    assert pyray.get(actor.found.remote("RT_B")) == ("1", "session's", str(package))
+    assert pyray.get(actor.child.remote(get_variable, "RT_A")) == "1"
+    assert pyray.get(cls.remote().found.remote("RT_A"))[1] is None
+    assert "RT_A" not in os.environ and os.getcwd() != str(package)

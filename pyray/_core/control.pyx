@@ -14,7 +14,7 @@ from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
 from pyray._core.shm cimport Ctx, get_ctx, task_at
-from pyray._core.tasks cimport finish, store_error_at
+from pyray._core.running cimport finish, store_error_at
 
 cdef Ctx *C = get_ctx()
 
@@ -252,6 +252,25 @@ def task_view(uint64_t handle):
     if gen_of(s) != gen_in(handle) or (s & 0xFF) == TASK_FREE:
         return None
     return (<int>(s & 0xFF), attempt_of(s), t.max_retries, t.shape, t.depth, t.func)
+
+
+def task_target(uint64_t handle):
+    """(actor or 0, whether the task makes it, number of the function or method) of a live task."""
+    cdef pr_task *t = task_at(C, handle)
+    return t.actor, bool(t.flags & TASK_F_CREATES), t.func
+
+
+def runner_of(uint64_t handle):
+    """(pid, whether it is blocked in a wait) of the process that runs a task, or None."""
+    cdef uint64_t s
+    cdef pr_proc *q
+    if not plausible(C, handle):
+        return None
+    s = at_load64(&task_at(C, handle).state)
+    if gen_of(s) != gen_in(handle) or (s & 0xFF) not in (TASK_CLAIMED, TASK_RUNNING):
+        return None
+    q = &C.procs[(s >> 48) & 0xFF]
+    return q.pid, bool(at_load32(&q.blocked))
 
 
 def lost_task(uint32_t p):

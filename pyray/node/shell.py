@@ -25,6 +25,7 @@ from pyray import definitions, protocol
 from pyray._core import control, recovery, serializer, shm, store, tasks
 from pyray.exceptions import OwnerDiedError, WorkerCrashedError, describe_exit
 from pyray.node import messages as m
+from pyray.node.actors import Actors
 from pyray.node.dedicated import Dedicated
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
@@ -133,6 +134,7 @@ class Shell:
         limit = self.scheduler.process_limit
         size = self.config["num_cpus"]
         self.dedicated = Dedicated(self.workers, limit, size, self._fork, self._task_ended)
+        self.actors = Actors(self.config["namespace"], self._place_actor, self._forget_actor)
         import multiprocessing
 
         import cloudpickle  # noqa: F401  (workers start with it)
@@ -337,6 +339,37 @@ class Shell:
         self.feed(m.ShapeRegistered(number, request, exclusive or env is not None))
         return number, None
 
+    def call_create_actor(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Make an actor; what its handle consists of."""
+        return self.actors.create(spec)
+
+    def call_get_actor(self, name: str, namespace: str | None, slot: int) -> dict[str, Any]:
+        """What a handle of a named actor consists of, for the process in this slot."""
+        return self.actors.get(name, namespace, slot)
+
+    def call_named_actors(self, everywhere: bool) -> list[dict[str, str]]:
+        """Names and namespaces of named actors."""
+        return self.actors.named(everywhere)
+
+    def call_actor_spec(self, handle: int) -> dict[str, Any]:
+        """What an actor's process needs to know."""
+        return self.actors.spec(handle)
+
+    def call_kill_actor(self, handle: int, no_restart: bool) -> None:
+        """End an actor."""
+        self.actors.kill(handle, no_restart)
+
+    def call_settle_actor(self, handle: int, slot: int) -> None:
+        """Fail a call that came too late."""
+        self.actors.settle(handle, slot)
+
+    def _place_actor(self, task: int, shape: int, depth: int) -> None:
+        self.shaped[task] = shape
+        self.feed(m.TaskSubmitted(task, shape, depth))
+
+    def _forget_actor(self, task: int) -> None:
+        self.feed(m.TaskCancelled(task))
+
     def call_resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """(all, available) resources."""
         self.look()
@@ -356,19 +389,30 @@ class Shell:
                     "up": w.up,
                     "blocked": bool(blocked),
                     "dedicated": w.dedicated,
-                    "task": definitions.name_of(task[5]) if task else None,
+                    "task": self.name_of(current) if task else None,
                     "ran": ran,
                 }
             )
         return out
+
+    def call_task_name(self, task: int) -> str:
+        """What a task runs."""
+        return self.name_of(task)
+
+    def name_of(self, task: int) -> str:
+        """What a task runs: a function, ``Class.method``, or ``Class.__init__``."""
+        actor, creates, number = control.task_target(task)
+        if actor:
+            return self.actors.name_of(actor, creates, number)
+        return definitions.name_of(number)
 
     def call_explain(self, task: int) -> str:
         """Where a task stands, for the line that a long wait prints."""
         view = control.task_view(task)
         if view is None:
             return "finished"
-        status, attempt, _, shape, _, func = view
-        name = definitions.name_of(func)
+        status, attempt, _, shape, _, _ = view
+        name = self.name_of(task)
         again = f" (attempt {attempt + 1})" if attempt else ""
         if status in (3, 4):
             for w in self.workers.values():
@@ -382,6 +426,8 @@ class Shell:
         if shape:
             why = self.scheduler.why_waiting(task, control.token_counts()[0])
             return f"{name} is queued: {why or 'for resources'}"
+        if control.task_target(task)[0]:
+            return f"{name} waits for its turn at the actor"
         return f"{name} is queued for a CPU"
 
     def _send(self, data: bytes) -> None:
@@ -437,6 +483,7 @@ class Shell:
             else:
                 self.shaped[task] = shape
                 self.feed(m.TaskSubmitted(task, shape, depth))
+        self.actors.look()
         self._count_tokens()
         self._collect_tokens()
         if control.take_spawn_request():
@@ -585,8 +632,11 @@ class Shell:
         if i.dedicated:
             exclusive, env = self.kinds[self.shaped[i.task]]
             answer = self.dedicated.assign(i.task, lease, exclusive, env)
-            if isinstance(answer, m.AssignRefused):
+            if isinstance(answer, m.Assigned):
+                self.actors.placed(i.task, answer.worker, self.workers[answer.worker].pid)
+            elif isinstance(answer, m.AssignRefused):
                 del self.shaped[i.task]
+                self.actors.refused(i.task)
             self.queue.append(answer)
             return
         slot = control.assign(i.task, lease)
@@ -685,7 +735,8 @@ class Shell:
         if control.stopping():
             self.ended = True  # workers go by themselves; nothing is to be replaced or retried
         slot = worker.slot
-        lost = control.lost_task(slot)
+        # What an actor had taken is settled with the actor.
+        lost = None if slot in self.actors.by_slot else control.lost_task(slot)
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
@@ -705,8 +756,13 @@ class Shell:
                 again = self.dedicated.died_before(worker, worker.task, what)
             if view is not None and again:
                 # It died before it took up what it was given.
+                self.actors.not_taken_up(slot)
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
+        said = self.actors.process_ended(slot, code)
+        if said is not None:
+            name, line = said
+            self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
         if lost is not None and lost[1]:
             self._say_crash(worker, lost[0], what)
         if lost is not None:
@@ -722,7 +778,7 @@ class Shell:
         """A line in the driver's output, since nobody may ever get the task's result."""
         view = control.task_view(task)
         if view is not None:
-            name = definitions.name_of(view[5])
+            name = self.name_of(task)
             line = f"this worker {what} while it ran {name}"
             if view[2] < 0 or view[1] < view[2]:
                 line += f"; the task is run again (retry {view[1] + 1} of {view[2]})"
@@ -733,7 +789,7 @@ class Shell:
         if view is None:
             return
         pid, what, signal_name, exit_code = self.crash
-        name = definitions.name_of(view[5])
+        name = self.name_of(task)
         text = f"task {name}: its worker (pid={pid}) {what} while it ran"
         if view[1]:
             text += f", as in {view[1]} attempt(s) before"
