@@ -75,7 +75,8 @@ def init(
     local_mode : bool, default False
         Run every task at once in this process, for debugging.
     runtime_env : dict, optional
-        Not there yet: only an empty one is accepted.
+        What all workers are to have besides what this process has: ``env_vars``, ``working_dir``,
+        ``py_modules``; see `pyray.runtime_env.RuntimeEnv`.
     _memory : int, optional
         Bytes of the resource ``memory`` to hand out; default: 70% of the machine's.
     **cluster_only
@@ -107,11 +108,6 @@ def init(
             "object_store_memory, ignore_reinit_error, namespace, log_to_driver, logging_level and "
             "local_mode"
         )
-    if runtime_env:
-        raise ValueError(
-            "runtime_env is not there yet: set os.environ, sys.path and the working directory "
-            "before init(), and all workers have them"
-        )
     if address not in (None, "local", "auto"):
         raise ValueError(
             f"pyray runs on this machine only; address is 'local', 'auto' or None, not {address!r} "
@@ -123,7 +119,7 @@ def init(
     _whole("object_store_memory", object_store_memory, 1, 1 << 46)
     from pyray.options import check_options
 
-    check_options({"resources": resources}, "init")
+    checked = check_options({"resources": resources, "runtime_env": runtime_env}, "init")
     if shm.forked():
         store.check()
     existing = session.current()
@@ -147,6 +143,7 @@ def init(
             local_mode,
             namespace,
             _memory,
+            checked["runtime_env"],
         )
     node = getattr(existing, "node", None)
     return {

@@ -110,7 +110,8 @@ class RemoteFunction:
         caller.max_retries = options["max_retries"]
         caller.flags = tasks.RETRY_EXCEPTIONS if options["retry_exceptions"] else 0
         request = resource_request(options)
-        caller.shape = current.shape(request, self._name)  # or it could never run: raises
+        env = current.environment(options["runtime_env"])
+        caller.shape = current.shape(request, self._name, env=env)  # raises if it can never run
         if current.local_mode:
             return self._run_here
         caller.func = self._shared.number(self._meta())
@@ -268,6 +269,9 @@ def remote(*args: Any, **options: Any) -> Any:
         Whether (or after which exceptions) a call that raises is run again, `max_retries` times.
     name : str, optional
         Name in errors and output; default: the function's.
+    runtime_env : dict, optional
+        Environment variables, working directory and modules of its calls, which then have processes
+        of their own; see `pyray.runtime_env.RuntimeEnv`.
 
     Returns
     -------
