@@ -30,7 +30,7 @@ from pyray._core.store cimport (
     OWN, RESULT, RESULT_MORE, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties,
     load_raw, new_id, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
-from pyray._core.waiting cimport set_task_thread
+from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 import os
 import sys
@@ -514,6 +514,7 @@ cdef int execute(uint64_t handle) except -1:
     _running = handle
     _base = None
     _counter = 0
+    begin_task()
     try:
         found = _functions.get(t.func)
         if found is None:
@@ -558,6 +559,7 @@ cdef int execute(uint64_t handle) except -1:
                 and (f is None or f.retry is None or isinstance(e, f.retry))):
             _running = 0
             _base = None
+            end_task()
             retry(handle, t, s, attempt)
             return 0
         error = _make_error(e, f.name if f is not None else getattr(e, "task_name", None), False)
@@ -565,6 +567,7 @@ cdef int execute(uint64_t handle) except -1:
         error = None
     _running = 0
     _base = None
+    end_task()
     C.me.depth = 0
     finish(handle)
     if exit_code is not None:
