@@ -1,4 +1,4 @@
-"""Futures of objects: `await ref`, `ref.future()`, asyncio and concurrent.futures, in the driver."""
+"""Futures of objects in the driver: `await ref`, `ref.future()`, asyncio, concurrent.futures."""
 
 from __future__ import annotations
 
@@ -414,6 +414,28 @@ def test_one_by_one_for_a_thousand(ray):
     assert run(main()) == list(range(1000))
 
 
+def test_nothing_is_polled(ray, gate, stuck):
+    """What looks round ten times a second would need five seconds."""
+    f = ray.remote(lambda x: time.sleep(0.001) or x)
+
+    async def main():
+        other = asyncio.ensure_future(stuck.remote())
+        await asyncio.sleep(0.01)
+        start = time.monotonic()
+        for i in range(50):
+            assert await f.remote(i) == i
+        seconds = time.monotonic() - start
+        gate.open()
+        await other
+        return seconds
+
+    assert run(main()) < 2
+    start = time.monotonic()
+    for i in range(50):
+        assert f.remote(i).future().result(LIMIT) == i
+    assert time.monotonic() - start < 2
+
+
 # ---- concurrent.futures -------------------------------------------------------------------------
 
 
@@ -471,6 +493,20 @@ def test_callbacks(ray, gate, stuck):
     assert got == [("x", "pyray-futures")]
     ray.put([1]).future().add_done_callback(lambda f: got.append(f.result()))
     assert got[1] == [1]
+
+
+def test_a_callback_that_raises(ray, gate, stuck, caplog):
+    futures = [stuck.remote(i).future() for i in range(3)]
+    for future, error in zip(futures, (Odd, SystemExit, KeyboardInterrupt), strict=True):
+
+        def callback(future, error=error):
+            raise error("of a callback")
+
+        future.add_done_callback(callback)
+    gate.open()
+    assert [f.result(LIMIT) for f in futures] == [0, 1, 2]
+    assert ray.remote(lambda: 5).remote().future().result(LIMIT) == 5
+    wait_until(lambda: caplog.text.count("exception calling callback") == 3, what="three reports")
 
 
 def test_a_callback_that_waits_for_futures_itself(ray, gate, second_gate, stuck):
@@ -692,7 +728,8 @@ try:
 except KeyboardInterrupt:
     say(interrupted=1)
 from pyray._core import futures
-say(left=futures.outstanding(), four=ray.get(double.remote(2)), six=double.remote(3).future().result())
+say(left=futures.outstanding(), four=ray.get(double.remote(2)),
+    six=double.remote(3).future().result())
 """)
     d.said("now")
     time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Futures of objects in tasks: the CPU is given back while they are pending, so nothing is stuck."""
+"""Futures of objects in tasks: the CPU is given back while they are pending."""
 
 from __future__ import annotations
 
@@ -334,6 +334,32 @@ def test_a_worker_that_dies_in_an_await(ray, tally):
     assert ray.get(awaits.remote(), timeout=LIMIT) == list(range(20))
     assert len(set(tally.lines())) == 3
     assert ray.get(tree(ray).remote((5, 3)), timeout=LIMIT) == 21
+
+
+def test_a_wait_that_needs_one_process_too_many(ray, gate):
+    """The node says so when it may not replace a blocked worker: here the test does."""
+
+    @ray.remote(num_cpus=0)
+    def stuck():
+        gate.wait()
+
+    @ray.remote
+    def awaits(box):
+        future = box[0].future()
+
+        async def main():
+            await box[0]
+
+        with pytest.raises(exceptions.ProcessLimitError, match="limit of 5 processes"):
+            asyncio.run(main())
+        with pytest.raises(exceptions.ProcessLimitError, match="limit of 5 processes"):
+            future.result(LIMIT)
+
+    ref = awaits.remote([stuck.remote()])
+    (slot,) = wait_until(lambda: [w["slot"] for w in workers() if w["blocked"]], what="the wait")
+    control.refuse(slot, 5)
+    assert ray.get(ref, timeout=LIMIT) is None
+    gate.open()
 
 
 def test_shutdown_while_tasks_await(ray, gate):

@@ -18,9 +18,7 @@ from pyray._core.dispatch cimport rescue
 from pyray._core.layout cimport *
 from pyray._core.objects cimport ALARM, register_waiter, sealed, waiter_of_bridge
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
-from pyray._core.store cimport (
-    ObjectID, check_id, check_session, load_value, set_futures, sweep_now,
-)
+from pyray._core.store cimport ObjectID, check_id, check_session, load_value, sweep_now
 from pyray._core.waiting cimport call_tick, count_in, count_out, deadline, refused, sleep_on
 from pyray._core.waiting cimport settle as settle_task
 from pyray._core.waiting cimport wait_for
@@ -138,8 +136,8 @@ cdef class Bridge:
         cdef Pending following
         while p is not None:
             following = p.next
-            self.remove(p)
-            found.append(p)
+            if self.remove(p):
+                found.append(p)
             p = following
 
     cdef list collect(self, bint everything):
@@ -196,7 +194,12 @@ cdef class Bridge:
         for p in found:
             if p.mailbox is None:
                 future, p.future = p.future, None
-                finish(future, p.error)
+                try:
+                    finish(future, p.error)
+                except BaseException as e:
+                    # The value could not be decoded; or a callback has raised more than the
+                    # Exception that concurrent.futures reports by itself.
+                    report(future, e)
         return 0
 
     cdef int fail(self, list found, object error) except -1:
@@ -291,19 +294,17 @@ cdef class Bridge:
 
     cdef int drop_closed(self) except -1:
         """Forget what closed loops await."""
-        cdef set closed
-        cdef Pending p
-        cdef list found
-        closed = {loop for loop in list(self.mailboxes) if loop.is_closed()}
-        if closed:
-            for p in list(self.entries.values()):
-                found = []
-                while p is not None:
-                    found.append(p)
-                    p = p.next
-                for p in found:
-                    if p.mailbox is not None and p.mailbox.loop in closed:
-                        self.remove(p)
+        cdef Pending p, following
+        cdef set closed = {loop for loop in list(self.mailboxes) if loop.is_closed()}
+        if not closed:
+            return 0
+        for first in list(self.entries.values()):
+            p = first
+            while p is not None:
+                following = p.next
+                if p.mailbox is not None and p.mailbox.loop in closed:
+                    self.remove(p)
+                p = following
         return 0
 
 
@@ -465,6 +466,7 @@ def awaitable(ObjectID oid):
         if p.error is not None:
             raise p.error
         check_id(oid)
+    settle_task()
     return load_value(oid)
 
 
@@ -507,6 +509,15 @@ cdef int finish(object future, object error) except -1:
     return 0
 
 
+cdef int report(object future, object error) except -1:
+    if not future.done():
+        future.fail(error)
+        return 0
+    import logging
+    logging.getLogger("pyray").error("exception calling callback for %r", future, exc_info=error)
+    return 0
+
+
 def load(ObjectID oid):
     """The value of an object that is there; raises it if it is an error."""
     check_id(oid)
@@ -541,6 +552,3 @@ def before_wait(Pending p, ObjectID oid, timeout):
 def outstanding():
     """How many objects have futures that wait to be resolved."""
     return 0 if _bridge is None else len(_bridge.entries)
-
-
-set_futures(awaitable, future_of)

@@ -37,7 +37,6 @@ cdef int sweep_store()
 cdef void store_reset()
 cdef int take_over_nested(uint64_t handle) except -1
 cdef void set_sweep(object sweep)
-cdef void set_futures(object make_awaitable, object make_future)
 cdef int sweep_now() except -1
 cdef bint has_duties()
 

@@ -256,14 +256,10 @@ cdef object _make_awaitable = None
 cdef object _make_future = None
 
 
-cdef void set_futures(object make_awaitable, object make_future):
-    global _make_awaitable, _make_future
-    _make_awaitable = make_awaitable
-    _make_future = make_future
-
-
 cdef int import_futures() except -1:
-    import pyray._core.futures  # noqa: F401  (calls set_futures)
+    global _make_awaitable, _make_future
+    from pyray._core.futures import awaitable, future_of
+    _make_awaitable, _make_future = awaitable, future_of
     return 0
 
 
