@@ -7,7 +7,7 @@ from typing import Any
 
 from pyray import definitions
 from pyray._core import actors, shm, tasks
-from pyray._core.errors import ActorExit
+from pyray._core.errors import ActorExit, SessionError
 from pyray.actor_handle import ActorHandle, rebuild_handle
 from pyray.actor_interface import Interface, bind
 from pyray.actor_options import ACTOR_DEFAULTS, check_actor, check_actor_options
@@ -302,7 +302,9 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             + ("; cancel() is for tasks" if type(actor).__name__ == "ObjectID" else "")
         )
     actor._check()
-    current = session.require()
+    current = session.current()
+    if current is None:  # another thread is ending it: not to be begun anew for this
+        raise SessionError("the session was shut down during this call")
     if current.local_mode:
         from pyray import local_actor
 

@@ -93,7 +93,9 @@ class ActorMethod(actors.MethodCaller):
         """Have the node fail a call that came too late."""
         from pyray import session
 
-        session.require().call("settle_actor", self.actor, shm.self_slot())
+        current = session.current()
+        if current is not None:  # else another thread is ending it, and the call with it
+            current.call("settle_actor", self.actor, shm.self_slot())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(

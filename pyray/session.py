@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyray import protocol
+from pyray import protocol, tell
 from pyray._core import control, shm, store, tasks, waiting
 from pyray.exceptions import (
     InfeasibleResourcesError,
@@ -40,6 +40,10 @@ CLUSTER_ONLY = frozenset(
         "system_reserved_memory", "_cgroup_path", "_driver_object_store_memory",
     }
 )  # fmt: skip
+
+store.set_unseen(tell.unseen)
+waiting.set_doing(tell.doing)
+tell.set_namer(lambda task: str(require().call("task_name", task)))
 
 _current: Session | WorkerSession | None = None
 _lock = threading.RLock()
@@ -90,7 +94,8 @@ class Resources:
         if number is None:
             number, reason = self.call("shape", request, dedicated, env)
             if number is None:
-                raise InfeasibleResourcesError(f"{name} {reason}")
+                advice = tell.how_to_have(request, self.config)
+                raise InfeasibleResourcesError(f"{name} {reason}; {advice}")
             self._shapes[key] = number
         return number
 

@@ -21,7 +21,7 @@ def test_every_public_name_is_there():
         assert getattr(pyray, name) is not None
     assert pyray.ObjectRef is pyray.ObjectID
     for name in exceptions.__all__:
-        assert issubclass(getattr(exceptions, name), Exception)
+        assert issubclass(getattr(exceptions, name), BaseException)
     assert exceptions.RayTaskError is exceptions.TaskError
     assert issubclass(exceptions.GetTimeoutError, TimeoutError)
 

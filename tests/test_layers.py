@@ -16,9 +16,11 @@ PACKAGE = Path(pyray.__file__).parent
 # already or is listed with it.
 LAYERS = [
     ["_core"],
+    ["_task_error"],
     ["exceptions", "serialization", "protocol", "machine", "options"],
     ["actor_options"],
     ["definitions", "actor_interface"],
+    ["tell"],
     ["session"],
     ["worker.errors", "worker.output"],
     ["worker.actor"],

@@ -139,17 +139,20 @@ def _loop() -> int:
             _drain()
             return int(e.code)
         except running.BecomeActor as e:
-            from pyray.worker import actor
-
-            code = actor.live(e.task)
-            _drain()
-            return code
+            task = e.task
+            break
         if control.stopping():
             return 0
         sys.stdout.flush()
         sys.stderr.flush()
         holding = tasks.sweep()
         seconds = BUSY_SECONDS if ran or holding else IDLE_SECONDS
+    # Out of the handler, or whatever the actor raises would be told as raised while handling that.
+    from pyray.worker import actor
+
+    code = actor.live(task)
+    _drain()
+    return code
 
 
 def _interrupt(number: int, frame: Any) -> None:
