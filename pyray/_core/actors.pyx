@@ -117,8 +117,9 @@ cdef class MethodCaller(Target):
         self.path = ArgumentPath(self)
         self.nreturns = 1
         self.max_args = -1
-        self.epoch = C.epoch
-        self.box = box_of(actor)
+        self.epoch = self.ref.epoch
+        # A handle may be of a session that is over: `remote` says so.
+        self.box = box_of(actor) if self.epoch == C.epoch and C.attached else None
 
     def check(self, args, kwargs):
         """Raise the TypeError that the call would raise."""
@@ -488,7 +489,7 @@ def node_lost(uint64_t actor, uint32_t slot, error, bint settle_all_of_them):
     for p in range(at_load32(&C.head.procs_high)):
         if at_load64(&a.callers[p // 64]) & (<uint64_t>1 << (p % 64)):
             failed += lost_calls(actor, p, slot, error, settle_all_of_them)
-    return failed
+    return failed + lost_orphans(actor, slot, error)
 
 
 def node_settle(uint64_t actor, uint32_t p, error):
@@ -540,6 +541,32 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
             failed += 1
     # What was taken from it by the one that died is to be seen by the one that comes.
     at_or64(&actor_at(C, actor).waiting[p // 64], <uint64_t>1 << (p % 64))
+    return failed
+
+
+cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except -1:
+    """Calls that the dead process had begun and that stand in no mailbox any more, since their
+    caller died before it: they cannot be run again."""
+    cdef uint32_t k, i
+    cdef uint64_t call, s
+    cdef pr_task *t
+    cdef Py_ssize_t failed = 0
+    for k in range(1, min(at_load32(&C.head.chunks_used), <uint32_t>C.head.n_chunks)):
+        if C.chunks[k].kind != KIND_TASKS:
+            continue
+        for i in range(0, PR_CHUNK_GRANULES, 2):
+            call = k * PR_CHUNK_GRANULES + i
+            t = task_at(C, call)
+            s = at_load64(&t.state)
+            if (t.actor != actor or t.flags & TASK_F_CREATES or (s >> 48) & 0xFF != slot
+                    or ((s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING)):
+                continue
+            call |= <uint64_t>gen_of(s) << 32
+            if returns_sealed(t):
+                finish(call)
+                continue
+            fail_task(call, error)
+            failed += 1
     return failed
 
 
