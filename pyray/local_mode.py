@@ -6,6 +6,7 @@ Values still go through the store, so what is read-only or copied elsewhere is s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pyray import runtime_env, session
@@ -13,11 +14,27 @@ from pyray._core import tasks
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get
 from pyray.exceptions import PyrayError
+from pyray.options import resource_request
 from pyray.worker import environment
 from pyray.worker.errors import make_error
 
+
+@dataclass
+class Running:
+    """A call under way, for those who ask what runs."""
+
+    number: int
+    name: str
+    function: Callable[..., Any]
+    resources: dict[str, float]
+    env: dict[str, Any] | None
+
+
 # The environment of the call that runs, while it runs; None outside any.
 _env: dict[str, Any] | None = None
+# Calls under way, the innermost last.
+running: list[Running] = []
+_calls = 0
 
 
 def environment_of(options: dict[str, Any]) -> dict[str, Any]:
@@ -41,15 +58,20 @@ def call(
     With `num_returns` -1 the result itself is returned, or the exception. `env` is the runtime
     environment, if it is not what `options` say and the running call has.
     """
-    global _env
+    global _env, _calls
     n = options["num_returns"]
     outer = _env
     try:
         _env = environment_of(options) if env is None else env
         values = [get(a) if type(a) is ObjectID else a for a in args]
         named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
+        _calls += 1
         with environment.applied(_env):
-            result = function(*values, **named)
+            running.append(Running(_calls, name, function, _resources(options), _env))
+            try:
+                result = function(*values, **named)
+            finally:
+                running.pop()
         if n < 0:
             return result
         if n > 1:
@@ -68,3 +90,9 @@ def call(
     finally:
         _env = outer
     return ids[0] if n == 1 else ids if n else None
+
+
+def _resources(options: dict[str, Any]) -> dict[str, float]:
+    if "num_cpus" not in options:
+        return {}  # an actor's method
+    return {name: float(n) for name, n in resource_request(options).items() if n}

@@ -21,6 +21,10 @@ cdef extern from *:
     """
     void loads_before_loads() nogil
 
+cdef enum:
+    TRIES = 10          # how often a record is read again that changes under our eyes
+    IS_ENDING = 100     # no status of a record's
+
 cdef Ctx *C = get_ctx()
 
 # Where a task stands.
@@ -29,15 +33,10 @@ READY = TASK_READY
 CLAIMED = TASK_CLAIMED
 RUNNING = TASK_RUNNING
 AT_NODE = TASK_NODE
-ENDING = 100        # RUNNING in its record; its results are there, and its end will be in a moment
+ENDING = IS_ENDING      # RUNNING in its record; its results are there, and it ends in a moment
 
 ERROR = OBJ_ERROR
-NESTED = OBJ_NESTED
 ACTOR = OBJ_ACTOR
-INLINE = OBJ_INLINE
-
-cdef enum:
-    TRIES = 10          # how often a record is read again that changes under our eyes
 
 
 def calling_task():
@@ -116,7 +115,7 @@ cdef bint results_there(pr_task *t) noexcept nogil:
 def tasks_in(uint32_t chunk):
     """Tasks of a chunk that have not ended: (id, parent's id, number of retries, where it stands,
     slot of the process that has taken it or None, when it started in ns of the monotonic clock or 0,
-    actor's handle, whether it makes that, number of the function, shape, slot of its submitter)."""
+    actor's handle, whether it makes that, number of the function, shape)."""
     cdef pr_task t
     cdef uint64_t slot, handle
     cdef uint32_t i, p
@@ -135,18 +134,35 @@ def tasks_in(uint32_t chunk):
         if status == TASK_RUNNING and results_there(&t):
             if at_load64(&task_at(C, slot).state) != t.state:
                 continue
-            status = 100
+            status = IS_ENDING
         p = (t.state >> 48) & 0xFF
         handle = (<uint64_t>gen_of(t.state) << 32) | slot
-        taken = status in (TASK_CLAIMED, TASK_RUNNING, 100)
+        taken = status in (TASK_CLAIMED, TASK_RUNNING, IS_ENDING)
         started = 0
         if status == TASK_RUNNING and at_load64(&C.procs[p].current) == handle:
             started = C.procs[p].started_ns
         task_digest(t.parent_id, t.counter, out)
         found.append((
             (<const char *>out)[:20], (<const char *>t.parent_id)[:20], attempt_of(t.state), status,
-            p if taken else None, started, t.actor, bool(t.flags & TASK_F_CREATES), t.func, t.shape,
-            t.submitter))
+            p if taken else None, started, t.actor, bool(t.flags & TASK_F_CREATES), t.func,
+            t.shape))
+    return found
+
+
+def retried_in(uint32_t chunk):
+    """[(id, number of retries)] of the tasks of a chunk that are being run again."""
+    cdef pr_task t
+    cdef uint32_t i
+    cdef uint64_t slot
+    cdef uint8_t out[20]
+    cdef list found = []
+    if C.chunks[chunk].kind != KIND_TASKS:
+        return found
+    for i in range(0, PR_CHUNK_GRANULES, 2):
+        slot = <uint64_t>chunk * PR_CHUNK_GRANULES + i
+        if attempt_of(at_load64(&task_at(C, slot).state)) and snapshot(slot, &t):
+            task_digest(t.parent_id, t.counter, out)
+            found.append(((<const char *>out)[:20], attempt_of(t.state)))
     return found
 
 
@@ -268,6 +284,13 @@ cdef int contents(uint64_t slot, list found) except -1:
     if gen_of(at_load64(&o.state)) != gen_of(s):
         del found[before:]
     return 0
+
+
+def definitions():
+    """Handles of the objects that hold pickled functions and classes."""
+    cdef uint32_t i
+    return {C.funcs[i].object for i in range(min(at_load32(&C.head.funcs_used),
+                                                 <uint32_t>PR_MAX_FUNCS))}
 
 
 def process(uint32_t p):

@@ -71,19 +71,15 @@ cdef uint32_t outcome_of(pr_task *t) noexcept nogil:
     return 0
 
 
-def written(uint32_t p):
-    """How many events the process slot has seen."""
-    return at_load64(&C.events[p].written)
-
-
 def processes():
     """Number of process slots that were ever used."""
     return at_load32(&C.head.procs_high)
 
 
-def read(uint32_t p):
+def read(uint32_t p, bint retries=False):
     """The events of a process slot, oldest first: (task's id, its parent's, attempt, start and end
-    in ns of the monotonic clock, actor's handle, number of the function, pid, slot, flags)."""
+    in ns of the monotonic clock, actor's handle, number of the function, pid, slot, flags).  With
+    `retries` only those of attempts after the first."""
     cdef pr_events *ring = &C.events[p]
     cdef uint64_t last = at_load64(&ring.written)
     cdef uint64_t at = last - (PR_EVENTS - 1) if last >= PR_EVENTS else 0
@@ -93,7 +89,7 @@ def read(uint32_t p):
     while at < last:
         e = ring.event[at & (PR_EVENTS - 1)]
         loads_before_loads()
-        if at_load64(&ring.written) < at + PR_EVENTS:
+        if at_load64(&ring.written) < at + PR_EVENTS and (e.attempt or not retries):
             task_digest(e.parent_id, e.counter, out)
             found.append((
                 (<const char *>out)[:20], (<const char *>e.parent_id)[:20], e.attempt, e.start_ns,

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 from pyray._core.dispatch cimport about_to_search, ring_node, wake_process
 from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_footprint, heap_free, heap_touch
 from pyray._core.heap cimport heap_untouched
-from pyray._core.ids cimport object_digest
+from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
 from pyray._core.records cimport object_new, object_recycle
@@ -23,6 +23,7 @@ from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.serializer cimport Encoded, decode, encode
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 
+from pyray._core.hex_id import HexID
 from pyray._core.errors import (
     ForeignObjectError, NodeDiedError, ObjectLostError, ObjectStoreFullError, OutOfRecordsError,
     SessionError,
@@ -193,6 +194,14 @@ cdef class ObjectID:
         """The id as 40 hexadecimal digits."""
         return self._binary().hex()
 
+    def task_id(self):
+        """Id of the task that returns the object, or that put it: a string of 40 digits."""
+        cdef uint8_t out[20]
+        if self.index == PUT_INDEX:
+            return HexID(self.parent.hex())
+        task_digest(<const uint8_t *><const char *>self.parent, self.counter, out)
+        return HexID((<const char *>out)[:20].hex())
+
     def __repr__(self):
         return f"ObjectID({self._binary().hex()})"
 
@@ -359,6 +368,40 @@ def unpack(bytes packed):
     oid.escaped = True
     _interned[handle] = <size_t><PyObject *>oid
     return oid
+
+
+def weak(bytes packed):
+    """An id from those bytes that keeps nothing alive: an actor's own ref, in its process."""
+    cdef const char *p = packed
+    cdef uint64_t handle, counter
+    cdef uint32_t index
+    cdef ObjectID oid
+    check_session()
+    memcpy(&handle, p + 8, 8)
+    memcpy(&counter, p + 36, 8)
+    memcpy(&index, p + 44, 4)
+    if not alive(C, handle):
+        raise ObjectLostError("nobody holds this object any more")
+    oid = new_id(handle, packed[16:36], counter, index)
+    oid.asked = True        # its end is no news of an error
+    return oid
+
+
+def strong(ObjectID oid):
+    """The same id as one that keeps its object alive."""
+    cdef ObjectID other
+    check_id(oid)
+    if oid.escaped:
+        return oid
+    address = _interned.get(oid.handle)
+    if address is not None:
+        return <object><PyObject *><size_t>address
+    if not hold(C, oid.handle):
+        raise ObjectLostError(f"{oid!r} is gone: nobody holds it any more")
+    other = new_id(oid.handle, oid.parent, oid.counter, oid.index)
+    other.escaped = True
+    _interned[oid.handle] = <size_t><PyObject *>other
+    return other
 
 
 cdef void drop_contained(uint64_t handle):
