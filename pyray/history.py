@@ -118,7 +118,7 @@ def _settle() -> None:
     """Wait until tasks whose results are there have ended, as far as others see."""
     limit = time.monotonic() + SETTLE_SECONDS
     for chunk in range(1, census.chunks()):
-        while any(t[3] == census.ENDING and not t[7] for t in census.tasks_in(chunk)):
+        while census.ending_in(chunk):
             if time.monotonic() > limit:
                 return
             time.sleep(0.0005)
@@ -126,10 +126,14 @@ def _settle() -> None:
 
 def _retried() -> dict[bytes, bytes]:
     """Tasks by the ids that what their later attempts submit hashes from."""
-    found = [pair for chunk in range(1, census.chunks()) for pair in census.retried_in(chunk)]
+    most: dict[bytes, int] = {}
+    for chunk in range(1, census.chunks()):
+        for task, retries in census.retried_in(chunk):
+            most[task] = max(retries, most.get(task, 0))
     for process in range(events.processes()):
-        found += [(event[0], event[2]) for event in events.read(process, True)]
-    return {ids.task_id(task, k << 32): task for task, most in found for k in range(1, most + 1)}
+        for event in events.read(process, True):
+            most[event[0]] = max(event[2], most.get(event[0], 0))
+    return {ids.task_id(task, k << 32): task for task, n in most.items() for k in range(1, n + 1)}
 
 
 _STATES = {

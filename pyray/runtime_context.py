@@ -37,11 +37,12 @@ class RuntimeContext:
 
     Notes
     -----
-    *Which task asks.* A thread that a task has started is taken for that task, while it runs. In an
-    actor with threads or async methods, where several calls run side by side, the answer hangs on a
-    context variable: coroutines and `asyncio.to_thread` have it, while a thread made with
-    `threading` belongs to no task, unless it runs in `contextvars.copy_context`. What a call has
-    left behind when it ended belongs to no task either; it is still the actor's.
+    *Which task asks.* In a process that runs one task at a time, that one: threads that it has
+    started are taken for it too, and a thread that outlives its task for the next one. In an actor
+    with threads or async methods, where several calls run side by side, a context variable tells:
+    coroutines and `asyncio.to_thread` have it, while a thread made with `threading` belongs to no
+    task, unless it runs in `contextvars.copy_context`. What a call has left behind when it ended
+    belongs to no task either; it is still the actor's.
 
     Examples
     --------
@@ -126,7 +127,7 @@ class RuntimeContext:
         RuntimeError
             This is no actor.
         """
-        handle = _local_actor()
+        handle: ActorHandle | None = _local_actor()
         if handle is not None:
             return handle
         actor = _actor()
@@ -199,7 +200,7 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """"local": there is no cluster whose address it could be."""
+        """ "local": there is no cluster whose address it could be."""
         return "local"
 
     # ---- cancelling ------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Who lists what there is: the calling task, tasks that have not ended, objects and who holds them.
 
-Records change while they are read, so each is copied and the copy thrown away if its state has moved
-meanwhile.  Nobody waits for a reader, and a list is not of one instant.
+Records change while they are read, so each is copied, and the copy thrown away if its state has
+moved meanwhile.  Nobody waits for a reader, and a list is not of one instant.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -114,8 +114,8 @@ cdef bint results_there(pr_task *t) noexcept nogil:
 
 def tasks_in(uint32_t chunk):
     """Tasks of a chunk that have not ended: (id, parent's id, number of retries, where it stands,
-    slot of the process that has taken it or None, when it started in ns of the monotonic clock or 0,
-    actor's handle, whether it makes that, number of the function, shape)."""
+    slot of the process that has taken it or None, when it started in ns of the monotonic clock or
+    0, actor's handle, whether it makes that, number of the function, shape)."""
     cdef pr_task t
     cdef uint64_t slot, handle
     cdef uint32_t i, p
@@ -147,6 +147,22 @@ def tasks_in(uint32_t chunk):
             p if taken else None, started, t.actor, bool(t.flags & TASK_F_CREATES), t.func,
             t.shape))
     return found
+
+
+def ending_in(uint32_t chunk):
+    """Whether a chunk has a task whose results are there and which has not quite ended."""
+    cdef pr_task t
+    cdef uint32_t i
+    cdef uint64_t slot
+    if C.chunks[chunk].kind != KIND_TASKS:
+        return False
+    for i in range(0, PR_CHUNK_GRANULES, 2):
+        slot = <uint64_t>chunk * PR_CHUNK_GRANULES + i
+        if ((at_load64(&task_at(C, slot).state) & 0xFF) == TASK_RUNNING and snapshot(slot, &t)
+                and not t.flags & TASK_F_CREATES and results_there(&t)
+                and at_load64(&task_at(C, slot).state) == t.state):
+            return True
+    return False
 
 
 def retried_in(uint32_t chunk):
@@ -198,7 +214,7 @@ def objects_in(uint32_t chunk):
     cdef pr_object copy
     cdef pr_task t
     cdef uint64_t slot, s
-    cdef uint32_t i, w
+    cdef uint32_t i
     cdef list found = []
     if C.chunks[chunk].kind != KIND_OBJECTS:
         return found
@@ -225,8 +241,8 @@ def objects_in(uint32_t chunk):
 
 
 def used_in(uint32_t chunk):
-    """[(object's handle, slot of the process that holds it for that)] of a chunk: arguments of tasks
-    that have not ended, or ids inside values, whichever the chunk has."""
+    """[(object's handle, slot of the process that holds it for that)] of a chunk: arguments of
+    tasks that have not ended, or ids inside values, whichever the chunk has."""
     cdef uint32_t i
     cdef list found = []
     if C.chunks[chunk].kind == KIND_TASKS:

@@ -145,7 +145,8 @@ cdef extern from "layout.h" nogil:
         uint64_t magic, layout_hash
         uint64_t nonce
         uint64_t total_bytes
-        uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_events, off_chunks, off_records
+        uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_events, off_chunks
+        uint64_t off_records
         uint64_t off_names, off_units, off_slabs, off_payload
         uint64_t n_units, n_chunks
         uint32_t num_tokens

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from typing import Any
 
-from pyray._core import control
 from pyray._core import actors as core
+from pyray._core import control
 from pyray.node.actors import Actor, Actors
 from pyray.node.workers import Worker
 
