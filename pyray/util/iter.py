@@ -7,14 +7,20 @@ shards: two may run side by side.
 from __future__ import annotations
 
 import itertools
-import os
-import random
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyray as ray
+from pyray.util import iter_steps
+from pyray.util.iter_shards import (
+    ParallelIteratorWorker,
+    Shard,
+    gather_as_they_come,
+    gather_in_turn,
+    read_in_order,
+)
+from pyray.util.iter_steps import Step, StepFunction, check_count
 
 __all__ = [
     "LocalIterator",
@@ -25,8 +31,6 @@ __all__ = [
     "from_iterators",
     "from_range",
 ]
-
-_Step = Callable[[Iterator[Any]], Iterable[Any]]
 
 
 def from_items(items: Iterable[Any], num_shards: int = 2, repeat: bool = False) -> ParallelIterator:
@@ -47,7 +51,7 @@ def from_items(items: Iterable[Any], num_shards: int = 2, repeat: bool = False) 
     >>> list(iter.from_items(["a", "b", "c"]).gather_sync())
     ['a', 'b', 'c']
     """
-    _check_count("num_shards", num_shards)
+    check_count("num_shards", num_shards)
     items = list(items)
     kind = type(items[0]).__name__ if items else "None"
     shards = [items[start::num_shards] for start in range(num_shards)]
@@ -74,7 +78,7 @@ def from_range(n: int, num_shards: int = 2, repeat: bool = False) -> ParallelIte
     >>> list(iter.from_range(4).gather_sync())
     [0, 2, 1, 3]
     """
-    _check_count("num_shards", num_shards)
+    check_count("num_shards", num_shards)
     size = n // num_shards
     shards = [range(i * size, (i + 1) * size) for i in range(num_shards - 1)]
     shards.append(range((num_shards - 1) * size, n))
@@ -129,7 +133,7 @@ def from_actors(actors: Iterable[Any], name: str | None = None) -> ParallelItera
     >>> list(iter.from_actors([Squares.remote(3)]).gather_sync())
     [0, 1, 4]
     """
-    shards = [_Shard(actor, ()) for actor in actors]
+    shards = [Shard(actor, ()) for actor in actors]
     return ParallelIterator(shards, name or f"from_actors[shards={len(shards)}]")
 
 
@@ -137,157 +141,15 @@ def _again(repeat: bool) -> str:
     return ", repeat=True" if repeat else ""
 
 
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} is 1 or more, not {value}")
-
-
-# ---- in the shards -------------------------------------------------------------------------------
-
-
-class ParallelIteratorWorker:
-    """What an actor needs to be a shard; the methods are the iterator's own business.
-
-    Parameters
-    ----------
-    item_generator : iterable or callable
-        The items, or a function that makes an iterable of them.
-    repeat : bool
-        Begin again at the end, without end.
-
-    Examples
-    --------
-    >>> from pyray.util.iter import ParallelIteratorWorker
-    >>> worker = ParallelIteratorWorker([1, 2], repeat=False)
-    >>> worker.par_iter_open("here", ())
-    >>> worker.par_iter_read("here", 10, None)
-    ([1, 2], True)
-    """
-
-    def __init__(self, item_generator: Any, repeat: bool) -> None:
-        self._par_iter_source = item_generator
-        self._par_iter_repeat = repeat
-        self._par_iter_open: dict[str, Iterator[Any]] = {}
-
-    def par_iter_open(self, key: str, steps: Iterable[_Step]) -> None:
-        """Begin an iteration."""
-        iterator = self._par_iter_items()
-        for step in steps:
-            iterator = iter(step(iterator))
-        self._par_iter_open[key] = iterator
-
-    def par_iter_read(self, key: str, count: int, seconds: float | None) -> tuple[list[Any], bool]:
-        """So many items, or as many as come in so many seconds; and whether they were the last."""
-        iterator = self._par_iter_open.get(key)
-        if iterator is None:
-            return [], True  # it raised before
-        items: list[Any] = []
-        end = None if seconds is None else time.monotonic() + seconds
-        try:
-            for item in iterator:
-                items.append(item)
-                if len(items) == count or (end is not None and time.monotonic() >= end):
-                    return items, False
-        except BaseException:
-            del self._par_iter_open[key]
-            raise
-        del self._par_iter_open[key]
-        return items, True
-
-    def par_iter_close(self, key: str) -> None:
-        """Give an iteration up."""
-        self._par_iter_open.pop(key, None)
-
-    def _par_iter_items(self) -> Iterator[Any]:
-        while True:
-            source = self._par_iter_source
-            some = False
-            for item in source() if callable(source) else source:
-                some = True
-                yield item
-            if not (self._par_iter_repeat and some):
-                return
-
-
-# ---- steps: what is done to the items, here or in a shard ----------------------------------------
-
-
-class _Named:
-    """A step with a name for the ``repr``."""
-
-    def __init__(self, name: str, step: _Step) -> None:
-        self.name = name
-        self.step = step
-
-    def __call__(self, items: Iterator[Any]) -> Iterable[Any]:
-        return self.step(items)
-
-
-def _for_each(fn: Callable[[Any], Any], concurrency: int, resources: Any) -> _Named:
-    if concurrency == 1 and resources is None:
-        return _Named(".for_each()", lambda items: map(fn, items))
-    _check_count("max_concurrency", concurrency)
-
-    def in_tasks(items: Iterator[Any]) -> Iterator[Any]:
-        task = ray.remote(fn).options(**(resources or {}))
-        under_way = deque(task.remote(item) for item in itertools.islice(items, concurrency))
-        while under_way:
-            yield ray.get(under_way.popleft())
-            under_way.extend(task.remote(item) for item in itertools.islice(items, 1))
-
-    return _Named(".for_each()", in_tasks)
-
-
-def _filter(fn: Callable[[Any], Any]) -> _Named:
-    return _Named(".filter()", lambda items: filter(fn, items))
-
-
-def _batch(n: int) -> _Named:
-    _check_count("n", n)
-
-    def batches(items: Iterator[Any]) -> Iterator[list[Any]]:
-        while batch := list(itertools.islice(items, n)):
-            yield batch
-
-    return _Named(f".batch({n})", batches)
-
-
-def _flatten() -> _Named:
-    return _Named(".flatten()", itertools.chain.from_iterable)
-
-
-def _combine(fn: Callable[[Any], Iterable[Any]]) -> _Named:
-    return _Named(".combine()", lambda items: itertools.chain.from_iterable(map(fn, items)))
-
-
-def _shuffle(name: str, size: int, seed: int | None) -> _Named:
-    _check_count("shuffle_buffer_size", size)
-
-    def shuffled(items: Iterator[Any]) -> Iterator[Any]:
-        pick = random.Random(seed)
-        buffer: list[Any] = []
-        for item in items:
-            buffer.append(item)
-            if len(buffer) == size:
-                yield buffer.pop(pick.randrange(size))
-        pick.shuffle(buffer)
-        yield from buffer
-
-    text = f"shuffle_buffer_size={size}, seed={'None' if seed is None else seed}"
-    return _Named(f".{name}({text})", shuffled)
-
-
 class _Steps:
     """What both kinds of iterator can do to their items."""
 
-    def _with(self, step: _Named) -> Any:
+    def _with(self, step: Step) -> Any:
         raise NotImplementedError
 
-    def transform(self, fn: _Step) -> Any:
+    def transform(self, fn: StepFunction) -> Any:
         """A function from an iterator to an iterator, applied to each shard as a whole."""
-        return self._with(_Named(".transform()", fn))
+        return self._with(Step(".transform()", fn))
 
     def for_each(
         self, fn: Callable[[Any], Any], max_concurrency: int = 1, resources: Any = None
@@ -303,23 +165,23 @@ class _Steps:
         resources : dict, optional
             Options of those tasks, as ``f.options()`` takes them.
         """
-        return self._with(_for_each(fn, max_concurrency, resources))
+        return self._with(iter_steps.for_each(fn, max_concurrency, resources))
 
     def filter(self, fn: Callable[[Any], Any]) -> Any:
         """The items for which a function gives something true."""
-        return self._with(_filter(fn))
+        return self._with(iter_steps.filtered(fn))
 
     def batch(self, n: int) -> Any:
         """Lists of `n` items; the last may have fewer."""
-        return self._with(_batch(n))
+        return self._with(iter_steps.batch(n))
 
     def flatten(self) -> Any:
         """The elements of the items."""
-        return self._with(_flatten())
+        return self._with(iter_steps.flatten())
 
     def combine(self, fn: Callable[[Any], Iterable[Any]]) -> Any:
         """The elements of the lists that a function makes of the items."""
-        return self._with(_combine(fn))
+        return self._with(iter_steps.combine(fn))
 
 
 # ---- in one process ------------------------------------------------------------------------------
@@ -355,12 +217,12 @@ class LocalIterator(_Steps):
             self._iterator = self._make()
         return next(self._iterator)
 
-    def _with(self, step: _Named) -> LocalIterator:
+    def _with(self, step: Step) -> LocalIterator:
         return LocalIterator(lambda: iter(step(self)), self._name + step.name)
 
     def shuffle(self, shuffle_buffer_size: int, seed: int | None = None) -> LocalIterator:
         """The items in an order that chance picks, out of so many at a time."""
-        return self._with(_shuffle("shuffle", shuffle_buffer_size, seed))
+        return self._with(iter_steps.shuffle("shuffle", shuffle_buffer_size, seed))
 
     def take(self, n: int) -> list[Any]:
         """The next `n` items, or as many as there are."""
@@ -373,7 +235,7 @@ class LocalIterator(_Steps):
 
     def duplicate(self, n: int) -> list[LocalIterator]:
         """So many iterators over the same items, which are kept until all have had them."""
-        _check_count("n", n)
+        check_count("n", n)
         return [
             LocalIterator(lambda copy=copy: copy, f"{self._name}.duplicate[{i}]")  # type: ignore[misc]
             for i, copy in enumerate(itertools.tee(self, n))
@@ -402,87 +264,6 @@ def _in_turn(iterators: list[LocalIterator]) -> Iterator[Any]:
 # ---- in several processes ------------------------------------------------------------------------
 
 
-class _Shard:
-    """An actor, and what it does to its items."""
-
-    def __init__(self, actor: Any, steps: tuple[_Named, ...]) -> None:
-        self.actor = actor
-        self.steps = steps
-
-
-class _Reading:
-    """One iteration over one shard."""
-
-    _numbers = itertools.count()
-
-    def __init__(self, shard: _Shard, count: int, seconds: float | None) -> None:
-        self.actor = shard.actor
-        self._key = f"{os.getpid()}.{next(self._numbers)}"
-        self._amount = count, seconds
-        self._ended = False
-        # Not waited for: calls of one caller run in order, and what it raises `read` raises too.
-        self._opened = self.actor.par_iter_open.remote(self._key, [s.step for s in shard.steps])
-
-    def request(self) -> Any:
-        return self.actor.par_iter_read.remote(self._key, *self._amount)
-
-    def result(self, ref: Any) -> tuple[list[Any], bool]:
-        if self._opened is not None:
-            ray.get(self._opened)
-            self._opened = None
-        items, self._ended = ray.get(ref)
-        return items, self._ended
-
-    def close(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        try:
-            self.actor.par_iter_close.remote(self._key)
-        except ray.exceptions.RayError:
-            pass  # the actor or the session has ended before
-
-
-def _gather_in_turn(shards: list[_Shard]) -> Iterator[list[Any]]:
-    """An item of each shard at a time, all of them worked out at once."""
-    readings = [_Reading(shard, 1, None) for shard in shards]
-    left = readings
-    try:
-        while left:
-            got = []
-            going_on = []
-            asked = [(reading, reading.request()) for reading in left]
-            for reading, ref in asked:
-                items, ended = reading.result(ref)
-                got += items
-                if not ended:
-                    going_on.append(reading)
-            left = going_on
-            if got:
-                yield got
-    finally:
-        for reading in readings:
-            reading.close()
-
-
-def _gather_as_they_come(shards: list[_Shard], seconds: float | None, ahead: int) -> Iterator[Any]:
-    count = 1 if seconds is None else 1 << 30
-    readings = [_Reading(shard, count, seconds) for shard in shards]
-    try:
-        under_way = {r.request(): r for _ in range(ahead) for r in readings}
-        while under_way:
-            (ref,), _ = ray.wait(list(under_way), num_returns=1)
-            reading = under_way.pop(ref)
-            items, ended = reading.result(ref)
-            if not ended:
-                under_way[reading.request()] = reading
-            del ref
-            yield from items
-    finally:
-        for reading in readings:
-            reading.close()
-
-
 class ParallelIterator(_Steps):
     """An iterator whose items lie, and are worked on, in several actors.
 
@@ -502,7 +283,7 @@ class ParallelIterator(_Steps):
     [[0, 4], [16, 36]]
     """
 
-    def __init__(self, shards: list[_Shard], name: str) -> None:
+    def __init__(self, shards: list[Shard], name: str) -> None:
         self._shards = shards
         self._name = name
 
@@ -515,8 +296,8 @@ class ParallelIterator(_Steps):
             "ParallelIterator."
         )
 
-    def _with(self, step: _Named) -> ParallelIterator:
-        shards = [_Shard(shard.actor, (*shard.steps, step)) for shard in self._shards]
+    def _with(self, step: Step) -> ParallelIterator:
+        shards = [Shard(shard.actor, (*shard.steps, step)) for shard in self._shards]
         return ParallelIterator(shards, self._name + step.name)
 
     def local_shuffle(self, shuffle_buffer_size: int, seed: int | None = None) -> ParallelIterator:
@@ -529,7 +310,7 @@ class ParallelIterator(_Steps):
         seed : int, optional
             The same seed gives the same order.
         """
-        return self._with(_shuffle("local_shuffle", shuffle_buffer_size, seed))
+        return self._with(iter_steps.shuffle("local_shuffle", shuffle_buffer_size, seed))
 
     # ---- the items
 
@@ -539,14 +320,14 @@ class ParallelIterator(_Steps):
         An error that a shard raises ends the iteration.
         """
         return LocalIterator(
-            lambda: itertools.chain.from_iterable(_gather_in_turn(self._shards)),
+            lambda: itertools.chain.from_iterable(gather_in_turn(self._shards)),
             f"{self!r}.gather_sync()",
         )
 
     def batch_across_shards(self) -> LocalIterator:
         """The items here, in lists of one of each shard that still has any."""
         return LocalIterator(
-            lambda: _gather_in_turn(self._shards), f"{self!r}.batch_across_shards()"
+            lambda: gather_in_turn(self._shards), f"{self!r}.batch_across_shards()"
         )
 
     def gather_async(self, batch_ms: int = 0, num_async: int = 1) -> LocalIterator:
@@ -559,12 +340,12 @@ class ParallelIterator(_Steps):
         num_async : int, default 1
             Requests to a shard that are under way at a time.
         """
-        _check_count("num_async", num_async)
+        check_count("num_async", num_async)
         if batch_ms < 0:
             raise ValueError(f"batch_ms is 0 or more, not {batch_ms}")
         seconds = batch_ms / 1000 if batch_ms else None
         return LocalIterator(
-            lambda: _gather_as_they_come(self._shards, seconds, num_async),
+            lambda: gather_as_they_come(self._shards, seconds, num_async),
             f"{self!r}.gather_async()",
         )
 
@@ -610,10 +391,10 @@ class ParallelIterator(_Steps):
             As in :meth:`gather_async`.
         """
         chosen = self._shards[self._check_index(shard_index)]
-        _check_count("num_async", num_async)
+        check_count("num_async", num_async)
         seconds = batch_ms / 1000 if batch_ms else None
         return LocalIterator(
-            lambda: _read_in_order(chosen, seconds, num_async),
+            lambda: read_in_order(chosen, seconds, num_async),
             f"{self._name}.shard[{shard_index}]",
         )
 
@@ -621,16 +402,3 @@ class ParallelIterator(_Steps):
         if not 0 <= index < len(self._shards):
             raise ValueError(f"Shard index out of range: {index}, there are {len(self._shards)}")
         return index
-
-
-def _read_in_order(shard: _Shard, seconds: float | None, ahead: int) -> Iterator[Any]:
-    reading = _Reading(shard, 1 if seconds is None else 1 << 30, seconds)
-    try:
-        under_way = deque(reading.request() for _ in range(ahead))
-        while under_way:
-            items, ended = reading.result(under_way.popleft())
-            if not ended:
-                under_way.append(reading.request())
-            yield from items
-    finally:
-        reading.close()
