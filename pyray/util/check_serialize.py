@@ -181,6 +181,10 @@ def _children(obj: Any) -> list[tuple[str, Any]]:
             break
         except Exception:
             break  # a hostile __getattr__: what is known must do
+    for index, default in enumerate(getattr(obj, "__defaults__", None) or ()):
+        found.append((f".<default {index}>", default))
+    for label, default in (getattr(obj, "__kwdefaults__", None) or {}).items():
+        found.append((f".<default {label}>", default))
     kind = type(obj)
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
         found.append((".__class__", kind))  # it travels too
@@ -191,7 +195,7 @@ def _plain(label: str) -> str:
     """'lock' for '.<global lock>' and for '.lock'; '[3]' stays."""
     text = label.removeprefix(".")
     if text.startswith("<") and text.endswith(">"):
-        text = text[1:-1].removeprefix("closure ").removeprefix("global ").removeprefix("key ")
+        text = text[1:-1].partition(" ")[2]
     return text
 
 
