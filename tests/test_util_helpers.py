@@ -45,8 +45,7 @@ def test_ids_instead_of_values(ray):
     got = list(as_completed(refs, yield_obj_refs=True))
     assert set(got) == set(refs)
     with pytest.raises(ValueError):
-        for ref in got:
-            ray.get(ref)
+        ray.get(got)
 
 
 def test_an_error_is_raised_where_its_result_comes(ray):

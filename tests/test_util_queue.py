@@ -122,7 +122,7 @@ def test_bad_arguments(queue):
     with pytest.raises(TypeError, match="actor_options"):
         Queue(1, actor_options=[])
     with pytest.raises(SerializationError):
-        queue.put((x for x in "generator"))
+        queue.put(iter([1]).__next__)
     assert queue.empty()
 
 
@@ -138,7 +138,9 @@ def test_many_producers_and_consumers_lose_and_double_nothing(small, ray):
     producers = [produce.remote(small, [(p, i) for i in range(20)]) for p in range(5)]
     got = ray.get(consumers)
     ray.get(producers)
-    assert sorted(sum(got, [])) == [(p, i) for p in range(5) for i in range(20)]
+    assert sorted(item for part in got for item in part) == [
+        (p, i) for p in range(5) for i in range(20)
+    ]
     for part in got:
         for p in range(5):
             own = [i for q, i in part if q == p]
