@@ -10,6 +10,8 @@
 
 from pyray import exceptions
 from pyray._core.store import ObjectID
+from pyray.actor import get_actor, kill
+from pyray.actor_interface import method
 from pyray.api import (
     arrow_stream,
     available_resources,
@@ -39,9 +41,12 @@ __all__ = [
     "cluster_resources",
     "exceptions",
     "get",
+    "get_actor",
     "get_gpu_ids",
     "init",
     "is_initialized",
+    "kill",
+    "method",
     "put",
     "register_custom_serializer",
     "remote",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyray import session
-from pyray._core import control, shm, store, tasks, waiting
+from pyray._core import control, running, shm, store, tasks, waiting
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get, wait
 from pyray.exceptions import SessionError
@@ -239,7 +239,7 @@ def get_gpu_ids() -> list[Any]:
     """
     if not isinstance(session.current(), session.WorkerSession):
         return []
-    names = control.my_gpus().partition(";")[0] if tasks.running_shaped() else ""
+    names = control.my_gpus().partition(";")[0] if running.running_shaped() else ""
     return [int(n) if n.isdigit() else n for n in names.split(",") if n]
 
 

@@ -27,6 +27,9 @@ from pyray._core.serial_errors import (
 )
 
 __all__ = [
+    "ActorAlreadyExistsError",
+    "ActorDiedError",
+    "ActorUnavailableError",
     "CorruptObjectError",
     "DefinitionNotFoundError",
     "ForeignObjectError",
@@ -37,8 +40,10 @@ __all__ = [
     "ObjectStoreFullError",
     "OutOfRecordsError",
     "OwnerDiedError",
+    "PendingCallsLimitExceeded",
     "ProcessLimitError",
     "PyrayError",
+    "RayActorError",
     "RayError",
     "RayTaskError",
     "RecursionDepthError",
@@ -89,6 +94,71 @@ class WorkerCrashedError(PyrayError):
     def __reduce__(self) -> tuple[Any, ...]:
         args = (self.args[0], self.task, self.pid, self.signal, self.exit_code)
         return type(self), args
+
+
+class RayActorError(PyrayError):
+    """A call of an actor's method cannot be answered, because of the actor and not of the call.
+
+    Attributes
+    ----------
+    actor_id : str
+        The actor's id in hexadecimal digits.
+    name : str
+        Name of its class, or the name that it was given.
+    pid : int
+        Process ID that it had; 0: not known.
+    signal : str or None
+        Name of the signal that killed it (``"SIGSEGV"``), if one did.
+    exit_code : int or None
+        Its exit status, if it exited.
+    cause : BaseException or None
+        What its constructor raised, if that is why there is no actor.
+    """
+
+    def __init__(
+        self,
+        message: str = "the actor died",
+        actor_id: str = "",
+        name: str = "",
+        pid: int = 0,
+        signal: str | None = None,
+        exit_code: int | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.actor_id = actor_id
+        self.name = name
+        self.pid = pid
+        self.signal = signal
+        self.exit_code = exit_code
+        self.cause = cause
+
+    @property
+    def error_msg(self) -> str:
+        """The text of the error: Ray's name for it."""
+        return str(self)
+
+    @property
+    def actor_init_failed(self) -> bool:
+        """Whether the actor's constructor raised."""
+        return self.cause is not None
+
+
+class ActorDiedError(RayActorError):
+    """The actor is dead and will not come back; its state is gone."""
+
+
+class ActorUnavailableError(RayActorError):
+    """The actor does not answer just now: it is being restarted. Whether the call ran is not
+    known; a later one may succeed."""
+
+
+class ActorAlreadyExistsError(PyrayError, ValueError):
+    """There is an actor of that name already."""
+
+
+class PendingCallsLimitExceeded(PyrayError):
+    """More of an actor's calls would be unfinished than its ``max_pending_calls``."""
 
 
 class TaskError(PyrayError):

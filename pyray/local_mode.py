@@ -11,6 +11,7 @@ from typing import Any
 from pyray._core import tasks
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get
+from pyray.exceptions import PyrayError
 from pyray.worker.errors import make_error
 
 
@@ -21,12 +22,17 @@ def call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Run a call and store what it returns, or raises, under fresh ids."""
+    """Run a call and store what it returns, or raises, under fresh ids.
+
+    With `num_returns` -1 the result itself is returned, or the exception.
+    """
     n = options["num_returns"]
     try:
         values = [get(a) if type(a) is ObjectID else a for a in args]
         named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
         result = function(*values, **named)
+        if n < 0:
+            return result
         if n > 1:
             result = list(result)
             if len(result) != n:
@@ -36,6 +42,8 @@ def call(
         results = [result] if n == 1 else result if n else []
         ids = [tasks.put_result(value, False) for value in results]
     except Exception as error:
-        stored = make_error(error, name, False)
+        stored = error if isinstance(error, PyrayError) else make_error(error, name, False)
+        if n < 0:
+            return stored
         ids = [tasks.put_result(stored, True) for _ in range(n)]
     return ids[0] if n == 1 else ids if n else None

@@ -71,13 +71,13 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
             _amount(value, f"resources[{key!r}]", what)
         out["resources"] = dict(resources)
     if "num_returns" in out:
-        _whole(out["num_returns"], "num_returns", what, 0, 65535)
+        check_whole(out["num_returns"], "num_returns", what, 0, 65535)
     if out.get("max_calls") is not None:
-        _whole(out["max_calls"], "max_calls", what, 0, 2**31 - 1)
+        check_whole(out["max_calls"], "max_calls", what, 0, 2**31 - 1)
     if "max_retries" in out:
-        _whole(out["max_retries"], "max_retries", what, -1, 32767)
+        check_whole(out["max_retries"], "max_retries", what, -1, 32767)
     if "retry_exceptions" in out:
-        out["retry_exceptions"] = _exceptions(out["retry_exceptions"], what)
+        out["retry_exceptions"] = check_exceptions(out["retry_exceptions"], what)
     if out.get("name") is not None and not isinstance(out["name"], str):
         raise TypeError(f"{what}: name is a string, not {out['name']!r}")
     return out
@@ -90,14 +90,14 @@ def _amount(value: Any, name: str, what: str) -> None:
         raise ValueError(f"{what}: {name} is 0 or more and finite, not {value!r}")
 
 
-def _whole(value: Any, name: str, what: str, low: int, high: int) -> None:
+def check_whole(value: Any, name: str, what: str, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{what}: {name} is a whole number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{what}: {name} is between {low} and {high}, not {value}")
 
 
-def _exceptions(value: Any, what: str) -> bool | tuple[type, ...]:
+def check_exceptions(value: Any, what: str) -> bool | tuple[type, ...]:
     if isinstance(value, bool):
         return value
     if isinstance(value, (list, tuple)) and all(

@@ -105,7 +105,7 @@ class RemoteFunction:
         options = self._options
         caller.nreturns = options["num_returns"]
         caller.max_retries = options["max_retries"]
-        caller.retry_exceptions = bool(options["retry_exceptions"])
+        caller.flags = tasks.RETRY_EXCEPTIONS if options["retry_exceptions"] else 0
         request = resource_request(options)
         caller.shape = current.shape(request, self._name)  # or it could never run: raises
         if current.local_mode:
@@ -293,22 +293,36 @@ def remote(*args: Any, **options: Any) -> Any:
             if args
             else "remote() needs a function or options: @remote, or @remote(num_cpus=2)"
         )
-    checked = check_options(options)
+    _check_early(options)
 
     def decorate(function: Any) -> Any:
-        return _make(function, checked)
+        return _make(function, options)
 
     return decorate
 
 
-def _make(function: Any, options: dict[str, Any]) -> RemoteFunction:
+def _check_early(options: dict[str, Any]) -> None:
+    """Refuse options that are right for neither functions nor classes, before either is seen."""
+    try:
+        check_options(options)
+    except (TypeError, ValueError) as problem:
+        from pyray.actor_options import check_actor_options
+
+        try:
+            check_actor_options(options)
+        except (TypeError, ValueError):
+            raise problem from None
+
+
+def _make(function: Any, options: dict[str, Any]) -> Any:
     if isinstance(function, RemoteFunction):
         raise TypeError(f"{function._name} is a remote function already")
     if isinstance(function, type):
-        raise TypeError(
-            f"{function.__name__} is a class: remote classes (actors) are not there yet; make a "
-            "function that uses it remote"
-        )
+        from pyray.actor import ActorClass
+        from pyray.actor_options import check_actor_options
+
+        return ActorClass(function, check_actor_options(options))
+    options = check_options(options)
     if not callable(function):
         raise TypeError(f"remote needs a function, not {function!r}")
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)

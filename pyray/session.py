@@ -51,25 +51,44 @@ class Resources:
     config: dict[str, Any]
 
     def __init__(self) -> None:
-        self._shapes: dict[frozenset[tuple[str, float]], int] = {}
+        self._shapes: dict[Any, int] = {}
 
     def call(self, operation: str, *args: Any) -> Any:
         raise NotImplementedError
 
-    def shape(self, request: dict[str, float], name: str) -> int:
-        """Number of a shape of resources; 0 is one CPU.
+    def shape(
+        self,
+        request: dict[str, float],
+        name: str,
+        dedicated: bool = False,
+        env: str | None = None,
+    ) -> int:
+        """Number of a shape of resources; 0 is one CPU, on any worker.
+
+        Parameters
+        ----------
+        request : dict of str to float
+            Amounts by resource.
+        name : str
+            Whose it is, for errors.
+        dedicated : bool
+            Whether each task has a process of its own, which ends with it.
+        env : str, optional
+            Runtime environment, if it is not the session's, as `pyray.runtime_env` writes it: its
+            tasks share processes with no others.
 
         Raises
         ------
         InfeasibleResourcesError
             It is more than the session has in all.
         """
-        if request == {"CPU": 1} and self.config["num_cpus"] >= 1:
+        plain = not dedicated and env is None
+        if plain and request == {"CPU": 1} and self.config["num_cpus"] >= 1:
             return 0
-        key = frozenset(request.items())
+        key = (frozenset(request.items()), dedicated, env)
         number = self._shapes.get(key)
         if number is None:
-            number, reason = self.call("shape", request)
+            number, reason = self.call("shape", request, dedicated, env)
             if number is None:
                 raise InfeasibleResourcesError(f"{name} {reason}")
             self._shapes[key] = number
@@ -288,7 +307,7 @@ class Session(Resources):
         if operation == "resources":
             return totals, dict(totals)
         if operation == "shape":
-            (request,) = args
+            request = args[0]
             short = [k for k, v in request.items() if v > totals.get(k, 0.0)]
             if short:
                 return None, (

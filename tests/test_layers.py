@@ -17,16 +17,26 @@ PACKAGE = Path(pyray.__file__).parent
 LAYERS = [
     ["_core"],
     ["exceptions", "serialization", "protocol", "machine", "options"],
-    ["definitions"],
+    ["actor_options"],
+    ["definitions", "actor_interface"],
     ["session"],
     ["worker.errors", "worker.output"],
+    ["worker.actor"],
+    ["worker.threaded_actor"],
+    ["worker.async_actor"],
     ["worker.main"],
     ["node.resources"],
-    ["node.pool"],
+    ["node.messages", "node.task"],
+    ["node.audit", "node.pool"],
+    ["node.questions"],
     ["node.scheduler"],
     ["node.workers"],
+    ["node.dedicated", "node.actors"],
     ["node.shell"],
     ["local_mode"],
+    ["actor_handle"],
+    ["local_actor"],
+    ["actor"],
     ["api", "remote_function"],
     ["__init__"],
     ["cli", "util", "node.__main__"],
@@ -34,6 +44,8 @@ LAYERS = [
 # Looked up when they are called, not at import: each with its reason.
 LATE = {
     ("node.workers", "worker.main"): "what a forked worker becomes",
+    ("worker.actor", "worker.async_actor"): "asyncio is imported by actors that need it",
+    ("worker.actor", "worker.threaded_actor"): "beside it",
 }
 
 

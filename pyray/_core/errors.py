@@ -42,3 +42,10 @@ for _class in list(globals().values()):
     if isinstance(_class, type) and issubclass(_class, PyrayError):
         _class.__module__ = "pyray.exceptions"
 del _class
+
+
+class ActorExit(BaseException):
+    """Raised by ``exit_actor``: ends the actor in which it is raised, when it gets there.
+
+    Not an Exception, so that an ``except Exception`` of a method's does not stop it.
+    """

@@ -108,7 +108,7 @@ cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
     if C.me.shaped == SHAPED_RUNS:
         at_store32(&C.me.shaped, SHAPED_BLOCKED)
         ring_node(C)
-    else:
+    elif C.me.role != ROLE_DEDICATED:
         token_release(C)
         if queue_more(C):
             announce(C)
@@ -127,7 +127,7 @@ cdef int unblock() except -1:
                     at_store32(&C.me.parked, 1)
                     futex_wait(&C.me.wake, seen, CHUNK_NS)
                     at_store32(&C.me.parked, 0)
-    else:
+    elif C.me.role != ROLE_DEDICATED:
         with nogil:
             token_resume(C, RESUME_NS)
     at_store32(&C.me.blocked, 0)

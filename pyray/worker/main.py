@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from pyray import definitions, protocol
-from pyray._core import serializer, shm, store, tasks
+from pyray._core import running, serializer, shm, store, tasks
 from pyray._core.errors import NodeDiedError
 from pyray._core.serial_errors import DefinitionNotFoundError
 from pyray.worker.errors import make_error
@@ -115,7 +115,7 @@ def _become_worker(
 
     node = NodeLink(socket.socket(fileno=link))
     session.become_worker(node, config)
-    tasks.set_worker_callbacks(load_function, make_error, before_shaped_task)
+    running.set_worker_callbacks(load_function, make_error, before_shaped_task)
     serializer.set_hooks(
         store.ObjectID,
         store.pack,
@@ -134,10 +134,16 @@ def _loop() -> int:
     control.ring()
     while True:
         try:
-            ran = tasks.work(seconds)
-        except tasks.WorkerExit as e:
+            ran = running.work(seconds)
+        except running.WorkerExit as e:
             _drain()
             return int(e.code)
+        except running.BecomeActor as e:
+            from pyray.worker import actor
+
+            code = actor.live(e.task)
+            _drain()
+            return code
         if control.stopping():
             return 0
         sys.stdout.flush()
@@ -148,7 +154,7 @@ def _loop() -> int:
 
 def _interrupt(number: int, frame: Any) -> None:
     """SIGINT ends the task that runs, and nothing if there is none."""
-    if tasks.running():
+    if running.running():
         raise KeyboardInterrupt
 
 
@@ -184,7 +190,7 @@ def load_function(number: int) -> Any:
     name, retry, max_calls = extra or ("", None, 0)
     if not name:
         name = getattr(function, "__name__", "task")
-    return tasks.Function(function, name, retry, max_calls)
+    return running.Function(function, name, retry, max_calls)
 
 
 def before_shaped_task(lease: str) -> None:
