@@ -122,7 +122,7 @@ def test_bad_arguments(queue):
     with pytest.raises(TypeError, match="actor_options"):
         Queue(1, actor_options=[])
     with pytest.raises(SerializationError):
-        queue.put(iter([1]).__next__)
+        queue.put(x for x in "generator")
     assert queue.empty()
 
 
