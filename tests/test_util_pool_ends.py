@@ -175,7 +175,7 @@ def test_close_and_join_wait_for_all_that_was_asked(ray, tally):
     assert len(seen) == 1
     assert not pool_threads()
     assert list(unused) == [None] * 20
-    assert not helpers.alive(pid)
+    helpers.wait_until(lambda: not helpers.alive(pid), what="the process to end")
     pool.join()
 
 
@@ -216,9 +216,9 @@ def test_a_result_outlives_its_pool(ray, gate):
 
 def test_shutdown_while_calls_run(ray, gate):
     pool = Pool(2)
-    results = [pool.apply_async(gate.wait) for _ in range(4)]
     items = pool.imap(abs, iter(range(10**9)))
     next(items)
+    results = [pool.apply_async(gate.wait) for _ in range(4)]
     ray.shutdown()
     for result in results:
         with pytest.raises(RayError):
@@ -254,7 +254,8 @@ def test_a_pool_of_a_session_that_has_ended(ray, call):
 
 def test_an_interrupt_leaves_the_pool_usable(ray, gate):
     with Pool(2) as pool:
-        timer = threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,))
+        main = threading.main_thread().ident
+        timer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             pool.apply(gate.wait)

@@ -259,11 +259,14 @@ class Engine:
 
     def _kill_all(self) -> None:
         self._idle.clear()
-        while self._members:
+        members, self._members = self._members, set()
+        for member in members:
+            if not ray.is_initialized():
+                return  # they end with the session
             try:
-                ray.kill(self._members.pop().handle)
-            except Exception:
-                continue  # dead already, or its session is
+                ray.kill(member.handle)
+            except ray.exceptions.RayError:
+                continue  # dead already
 
     # ---- the end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -61,9 +62,9 @@ class PoolWorker:
         if self._set:
             self._share(function)
         if kind == MAP:
-            return [function(item) for item in items]
+            return list(map(function, items))
         if kind == STARMAP:
-            return [function(*item) for item in items]
+            return list(itertools.starmap(function, items))
         args, named = items
         return function(*args, **named)
 
