@@ -17,7 +17,7 @@ from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, borrow_for_view, has_duties, load_raw, store_value,
+    RESULT, RESULT_MORE, borrow_for_view, has_duties, load_raw, say_unseen, store_value,
 )
 from pyray._core.tasks cimport TaskContext, here, holds_for_tasks, set_variable, the_only
 from pyray._core.waiting cimport set_task_thread
@@ -116,9 +116,13 @@ cdef int store_error(pr_task *t, object error) except -1:
     """Seal all returns with an exception; one that cannot be stored is replaced by its text."""
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
+    cdef bint awaited = False
     for i in range(t.nreturns):
         if not alive(C, rets[i]) or sealed(C, rets[i]):
+            awaited = True
             continue
+        if not at_load64(&object_at(C, rets[i]).state) & OBJ_DROPPED:
+            awaited = True
         try:
             store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
@@ -128,6 +132,8 @@ cdef int store_error(pr_task *t, object error) except -1:
             except Exception:
                 # Not even its text fits into the store: what fits into the record always does.
                 store_value(rets[i], "its result did not fit", OBJ_ERROR, RESULT, "exception")
+    if not awaited:
+        say_unseen(error)
     return 0
 
 

@@ -388,11 +388,16 @@ class Shell:
                     "slot": w.slot,
                     "up": w.up,
                     "blocked": bool(blocked),
+                    "dedicated": w.dedicated,
                     "task": self.name_of(current) if task else None,
                     "ran": ran,
                 }
             )
         return out
+
+    def call_task_name(self, task: int) -> str:
+        """What a task runs."""
+        return self.name_of(task)
 
     def name_of(self, task: int) -> str:
         """What a task runs: a function, ``Class.method``, or ``Class.__init__``."""
@@ -421,6 +426,8 @@ class Shell:
         if shape:
             why = self.scheduler.why_waiting(task, control.token_counts()[0])
             return f"{name} is queued: {why or 'for resources'}"
+        if control.task_target(task)[0]:
+            return f"{name} waits for its turn at the actor"
         return f"{name} is queued for a CPU"
 
     def _send(self, data: bytes) -> None:
