@@ -12,7 +12,7 @@ from typing import Any
 import pyray as ray
 from pyray.util.multiprocessing.threads import SerialThread
 
-__all__ = ["AsyncResult", "IMapIterator", "MapResult", "PoolTerminatedError"]
+__all__ = ["AsyncResult", "IMapIterator", "PoolTerminatedError"]
 
 
 class PoolTerminatedError(ray.exceptions.RayError, RuntimeError):
