@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyray import protocol, runtime_env, tell
-from pyray._core import control, shm, store, tasks, waiting
+from pyray._core import control, futures, shm, store, tasks, waiting
 from pyray.exceptions import (
     InfeasibleResourcesError,
     NodeDiedError,
@@ -369,6 +369,7 @@ class Session(Resources):
         self._stopping = True
         if shm.attached():
             control.stop_all()  # threads of ours that wait are to raise
+        futures.stop(STOP_SECONDS)
         if self._sock is not None:
             try:
                 self._sock.sendall(protocol.frame(protocol.STOP))
