@@ -17,7 +17,7 @@ __all__ = ["Pool"]
 _Callback = Callable[[Any], object]
 
 # Of an iterable that has no length, so many chunks for each process are taken ahead.
-_AHEAD = 2
+_AHEAD = 16
 
 
 class Pool:
