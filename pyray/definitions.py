@@ -109,6 +109,13 @@ def import_definition(number: int) -> Any:
         return _objects[number]
 
 
+def known(number: int) -> Any:
+    """The object of a definition if this process has it already, else None."""
+    with _lock:
+        _current()
+        return _objects.get(number)
+
+
 def export_value(obj: Any) -> int | None:
     """For the serializer: the number of a class or function met in a value, or None to pickle it in
     place.

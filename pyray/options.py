@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyray import runtime_env
+
 # Options of Ray's that mean something on a cluster only: accepted, without effect.
 CLUSTER_ONLY = frozenset({"accelerator_type", "scheduling_strategy", "_metadata", "label_selector"})
 
@@ -18,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "max_retries": 3,
     "retry_exceptions": False,
     "name": None,
+    "runtime_env": None,
 }
 
 
@@ -35,13 +38,6 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
     for key, value in given.items():
         name = "num_returns" if key == "num_return_vals" else key
         if name in CLUSTER_ONLY:
-            continue
-        if name == "runtime_env":
-            if value:
-                raise ValueError(
-                    f"{what}: runtime_env is not there yet: set os.environ in the task, or before "
-                    "init() for all of them"
-                )
             continue
         if name not in DEFAULTS:
             raise TypeError(
@@ -71,15 +67,17 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
             _amount(value, f"resources[{key!r}]", what)
         out["resources"] = dict(resources)
     if "num_returns" in out:
-        _whole(out["num_returns"], "num_returns", what, 0, 65535)
+        check_whole(out["num_returns"], "num_returns", what, 0, 65535)
     if out.get("max_calls") is not None:
-        _whole(out["max_calls"], "max_calls", what, 0, 2**31 - 1)
+        check_whole(out["max_calls"], "max_calls", what, 0, 2**31 - 1)
     if "max_retries" in out:
-        _whole(out["max_retries"], "max_retries", what, -1, 32767)
+        check_whole(out["max_retries"], "max_retries", what, -1, 32767)
     if "retry_exceptions" in out:
-        out["retry_exceptions"] = _exceptions(out["retry_exceptions"], what)
+        out["retry_exceptions"] = check_exceptions(out["retry_exceptions"], what)
     if out.get("name") is not None and not isinstance(out["name"], str):
         raise TypeError(f"{what}: name is a string, not {out['name']!r}")
+    if "runtime_env" in out:
+        out["runtime_env"] = runtime_env.check(out["runtime_env"], what)
     return out
 
 
@@ -90,14 +88,14 @@ def _amount(value: Any, name: str, what: str) -> None:
         raise ValueError(f"{what}: {name} is 0 or more and finite, not {value!r}")
 
 
-def _whole(value: Any, name: str, what: str, low: int, high: int) -> None:
+def check_whole(value: Any, name: str, what: str, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{what}: {name} is a whole number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{what}: {name} is between {low} and {high}, not {value}")
 
 
-def _exceptions(value: Any, what: str) -> bool | tuple[type, ...]:
+def check_exceptions(value: Any, what: str) -> bool | tuple[type, ...]:
     if isinstance(value, bool):
         return value
     if isinstance(value, (list, tuple)) and all(

@@ -60,6 +60,9 @@ class RemoteFunction:
     def __repr__(self) -> str:
         return f"RemoteFunction({self.__module__}.{self.__qualname__})"
 
+    def __class_getitem__(cls, item: Any) -> type[RemoteFunction]:
+        return cls  # for annotations
+
     def __get__(self, instance: Any, owner: type | None = None) -> RemoteFunction:
         # Without this a remote function kept as a class attribute would still work, but
         # `instance.f.remote(x)` reads as if it passed the instance: it does not.
@@ -105,9 +108,10 @@ class RemoteFunction:
         options = self._options
         caller.nreturns = options["num_returns"]
         caller.max_retries = options["max_retries"]
-        caller.retry_exceptions = bool(options["retry_exceptions"])
+        caller.flags = tasks.RETRY_EXCEPTIONS if options["retry_exceptions"] else 0
         request = resource_request(options)
-        caller.shape = current.shape(request, self._name)  # or it could never run: raises
+        env = current.environment(options["runtime_env"])
+        caller.shape = current.shape(request, self._name, env=env)  # raises if it can never run
         if current.local_mode:
             return self._run_here
         caller.func = self._shared.number(self._meta())
@@ -265,6 +269,9 @@ def remote(*args: Any, **options: Any) -> Any:
         Whether (or after which exceptions) a call that raises is run again, `max_retries` times.
     name : str, optional
         Name in errors and output; default: the function's.
+    runtime_env : dict, optional
+        Environment variables, working directory and modules of its calls, which then have processes
+        of their own; see `pyray.runtime_env.RuntimeEnv`.
 
     Returns
     -------
@@ -293,22 +300,36 @@ def remote(*args: Any, **options: Any) -> Any:
             if args
             else "remote() needs a function or options: @remote, or @remote(num_cpus=2)"
         )
-    checked = check_options(options)
+    _check_early(options)
 
     def decorate(function: Any) -> Any:
-        return _make(function, checked)
+        return _make(function, options)
 
     return decorate
 
 
-def _make(function: Any, options: dict[str, Any]) -> RemoteFunction:
+def _check_early(options: dict[str, Any]) -> None:
+    """Refuse options that are right for neither functions nor classes, before either is seen."""
+    try:
+        check_options(options)
+    except (TypeError, ValueError) as problem:
+        from pyray.actor_options import check_actor_options
+
+        try:
+            check_actor_options(options)
+        except (TypeError, ValueError):
+            raise problem from None
+
+
+def _make(function: Any, options: dict[str, Any]) -> Any:
     if isinstance(function, RemoteFunction):
         raise TypeError(f"{function._name} is a remote function already")
     if isinstance(function, type):
-        raise TypeError(
-            f"{function.__name__} is a class: remote classes (actors) are not there yet; make a "
-            "function that uses it remote"
-        )
+        from pyray.actor import ActorClass
+        from pyray.actor_options import check_actor_options
+
+        return ActorClass(function, check_actor_options(options))
+    options = check_options(options)
     if not callable(function):
         raise TypeError(f"remote needs a function, not {function!r}")
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)

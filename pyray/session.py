@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyray import protocol
+from pyray import protocol, runtime_env, tell
 from pyray._core import control, futures, shm, store, tasks, waiting
 from pyray.exceptions import (
     InfeasibleResourcesError,
@@ -41,6 +41,10 @@ CLUSTER_ONLY = frozenset(
     }
 )  # fmt: skip
 
+store.set_unseen(tell.unseen)
+waiting.set_doing(tell.doing)
+tell.set_namer(lambda task: str(require().call("task_name", task)))
+
 _current: Session | WorkerSession | None = None
 _lock = threading.RLock()
 
@@ -51,27 +55,58 @@ class Resources:
     config: dict[str, Any]
 
     def __init__(self) -> None:
-        self._shapes: dict[frozenset[tuple[str, float]], int] = {}
+        self._shapes: dict[Any, int] = {}
 
     def call(self, operation: str, *args: Any) -> Any:
         raise NotImplementedError
 
-    def shape(self, request: dict[str, float], name: str) -> int:
-        """Number of a shape of resources; 0 is one CPU.
+    def environment(self, own: Mapping[str, Any] | None) -> str | None:
+        """The environment of what is submitted here with `own` as its ``runtime_env``, for `shape`.
+
+        None where that is the session's, which all workers have.
+        """
+        inherited: str | None = self.config["runtime_env"]
+        if own:
+            merged = runtime_env.merge(runtime_env.from_text(inherited), own)
+            inherited = runtime_env.to_text(merged)
+        return None if inherited == self.config["session_env"] else inherited
+
+    def shape(
+        self,
+        request: dict[str, float],
+        name: str,
+        dedicated: bool = False,
+        env: str | None = None,
+    ) -> int:
+        """Number of a shape of resources; 0 is one CPU, on any worker.
+
+        Parameters
+        ----------
+        request : dict of str to float
+            Amounts by resource.
+        name : str
+            Whose it is, for errors.
+        dedicated : bool
+            Whether each task has a process of its own, which ends with it.
+        env : str, optional
+            Runtime environment, as `environment` gives it: its tasks share processes with no
+            others.
 
         Raises
         ------
         InfeasibleResourcesError
             It is more than the session has in all.
         """
-        if request == {"CPU": 1} and self.config["num_cpus"] >= 1:
+        plain = not dedicated and env is None
+        if plain and request == {"CPU": 1} and self.config["num_cpus"] >= 1:
             return 0
-        key = frozenset(request.items())
+        key = (frozenset(request.items()), dedicated, env)
         number = self._shapes.get(key)
         if number is None:
-            number, reason = self.call("shape", request)
+            number, reason = self.call("shape", request, dedicated, env)
             if number is None:
-                raise InfeasibleResourcesError(f"{name} {reason}")
+                advice = tell.how_to_have(request, self.config)
+                raise InfeasibleResourcesError(f"{name} {reason}; {advice}")
             self._shapes[key] = number
         return number
 
@@ -288,7 +323,7 @@ class Session(Resources):
         if operation == "resources":
             return totals, dict(totals)
         if operation == "shape":
-            (request,) = args
+            request = args[0]
             short = [k for k, v in request.items() if v > totals.get(k, 0.0)]
             if short:
                 return None, (
@@ -421,6 +456,7 @@ def start(
     local_mode: bool = False,
     namespace: str | None = None,
     memory_total: int | None = None,
+    env: Mapping[str, Any] | None = None,
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
@@ -456,6 +492,9 @@ def start(
             "sys_path": [cwd if p == "" else p for p in sys.path],
             "cwd": cwd,
             "mark": os.urandom(8).hex(),
+            # Of this process; a worker that has one of its own has that in the first place.
+            "runtime_env": runtime_env.to_text(env),
+            "session_env": runtime_env.to_text(env),
         }
         size = object_store_memory or machine.default_store_memory()
         try:

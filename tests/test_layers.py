@@ -16,17 +16,31 @@ PACKAGE = Path(pyray.__file__).parent
 # already or is listed with it.
 LAYERS = [
     ["_core"],
-    ["exceptions", "serialization", "protocol", "machine", "options"],
-    ["definitions"],
+    ["_task_error"],
+    ["exceptions", "serialization", "protocol", "machine"],
+    ["runtime_env"],
+    ["options"],
+    ["actor_options"],
+    ["definitions", "actor_interface"],
+    ["tell"],
     ["session"],
-    ["worker.errors", "worker.output"],
+    ["worker.errors", "worker.output", "worker.environment"],
+    ["worker.actor"],
+    ["worker.threaded_actor"],
+    ["worker.async_actor"],
     ["worker.main"],
     ["node.resources"],
-    ["node.pool"],
+    ["node.messages", "node.task"],
+    ["node.audit", "node.pool"],
+    ["node.questions"],
     ["node.scheduler"],
     ["node.workers"],
+    ["node.dedicated", "node.actors"],
     ["node.shell"],
     ["local_mode"],
+    ["actor_handle"],
+    ["local_actor"],
+    ["actor"],
     ["api", "remote_function"],
     ["__init__"],
     ["cli", "util", "node.__main__"],
@@ -34,6 +48,8 @@ LAYERS = [
 # Looked up when they are called, not at import: each with its reason.
 LATE = {
     ("node.workers", "worker.main"): "what a forked worker becomes",
+    ("worker.actor", "worker.async_actor"): "asyncio is imported by actors that need it",
+    ("worker.actor", "worker.threaded_actor"): "beside it",
 }
 
 

@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pyray.node import pool as m
+from pyray.node import messages as m
 from pyray.node.scheduler import Scheduler, SchedulerConfig
 
 
@@ -43,6 +43,11 @@ class Shell:
         self.idle: list[int] = []
         self.fast_busy: list[int] = []
         self.fast_blocked: list[int] = []
+        self.apart: set[int] = set()  # dedicated workers alive
+        self.apart_idle: list[int] = []
+        self.settled: set[int] = set()  # blocked tasks that never go on: actors
+        self.no_process = False
+        self.dedicated: set[int] = set()  # shapes
         self.shapes: dict[int, dict[str, F]] = {}
         self.rejected: dict[int, str] = {}
         self.queued: dict[int, tuple[int, int, int]] = {}
@@ -102,11 +107,46 @@ class Shell:
         self.feed(m.WorkerReady(self.workers))
 
     def do_Assign(self, i: m.Assign) -> None:
+        assert i.dedicated == self.is_dedicated(i.task)
+        if i.dedicated:
+            self.assign_apart(i)
+            return
         self.check_order(i.task)
         if not self.idle:
             self.events.appendleft(m.AssignFailed(i.task))
             return
         worker = self.idle.pop()
+        self.order.append(i.task)
+        del self.queued[i.task]
+        self.running.append(i.task)
+        self.worker_of[i.task] = worker
+        self.gpus[i.task] = i.gpu_ids
+        self.events.appendleft(m.Assigned(i.task, worker))
+
+    def pool_alive(self) -> int:
+        on_pool = sum(w not in self.apart for w in self.worker_of.values())
+        return self.starting + len(self.idle) + on_pool + len(self.fast_busy + self.fast_blocked)
+
+    def cap(self) -> int:
+        return max(self.config.max_workers, self.cpus + 1)
+
+    def assign_apart(self, i: m.Assign) -> None:
+        if not self.apart_idle:
+            if len(self.apart) + max(self.pool_alive(), self.cpus) >= self.cap():
+                held = set(map(self.worker_of.get, self.settled))
+                if self.apart > held:
+                    self.no_process = True
+                    self.events.appendleft(m.AssignFailed(i.task))
+                else:
+                    self.failed[i.task] = "no process"
+                    del self.queued[i.task]
+                    self.events.appendleft(m.AssignRefused(i.task))
+                return
+            self.workers += 1
+            self.apart.add(self.workers)
+            self.apart_idle.append(self.workers)
+        self.check_order(i.task)
+        worker = self.apart_idle.pop()
         self.order.append(i.task)
         del self.queued[i.task]
         self.running.append(i.task)
@@ -130,10 +170,8 @@ class Shell:
 
     def do_StartWorker(self, i: m.StartWorker) -> None:
         self.starting += 1
-        alive = self.starting + len(self.idle) + len(self.worker_of)
-        alive += len(self.fast_busy) + len(self.fast_blocked)
-        self.peak_workers = max(self.peak_workers, alive)
-        assert alive <= max(self.config.max_workers, self.cpus + 1)
+        self.peak_workers = max(self.peak_workers, self.pool_alive())
+        assert self.pool_alive() + len(self.apart) <= self.cap()
         if self.starts:
             self.starting -= 1
             self.workers += 1
@@ -167,11 +205,16 @@ class Shell:
 
     # ------------------------------------------------------------------ what happens
 
-    def shape(self, **request: float) -> int:
+    def shape(self, dedicated: bool = False, **request: float) -> int:
         number = len(self.shapes)
         self.shapes[number] = {k: F(str(v)) for k, v in request.items() if v}
-        self.feed(m.ShapeRegistered(number, request))
+        if dedicated:
+            self.dedicated.add(number)
+        self.feed(m.ShapeRegistered(number, request, dedicated))
         return number
+
+    def is_dedicated(self, task: int) -> bool:
+        return self.shape_of[task] in self.dedicated
 
     def submit(self, shape: int, depth: int = 0, urgent: bool = False) -> int:
         self.tasks += 1
@@ -198,8 +241,22 @@ class Shell:
         self.running.remove(task)
         self.done.append(task)
         worker = self.worker_of.pop(task)
-        self.idle.append(worker)
+        if worker in self.apart:
+            self.apart_idle.append(worker)
+            self.no_process = False
+        else:
+            self.idle.append(worker)
         self.feed(m.TaskFinished(task, worker))
+
+    def settle(self, task: int) -> None:
+        """An actor has come up, and goes on without its CPUs until it dies."""
+        self.settled.add(task)
+        self.block(task)
+
+    def apart_dies(self, worker: int) -> None:
+        self.apart.remove(worker)
+        self.no_process = False
+        self.feed(m.DedicatedDied(worker))
 
     def block(self, task: int) -> None:
         self.running.remove(task)
@@ -215,11 +272,18 @@ class Shell:
         for tasks in (self.running, self.blocked, self.resuming):
             if task in tasks:
                 tasks.remove(task)
-        self.feed(m.WorkerDied(self.worker_of.pop(task)))
+        self.settled.discard(task)
+        worker = self.worker_of.pop(task)
+        self.no_process = False
+        if worker in self.apart:
+            self.apart_dies(worker)
+        else:
+            self.feed(m.WorkerDied(worker))
         self.feed(m.TaskLost(task, started, self.attempts[task], max_retries))
 
     def tick(self, seconds: float = 1.0) -> None:
         self.now += seconds
+        self.no_process = False
         self.feed(m.Tick(self.now, len(self.idle)))
 
     def fast_demand(self, tokens: int, urgent: bool = False, depth: int = 0) -> None:
@@ -249,14 +313,22 @@ class Shell:
                 free[gpu] -= min(F(1), self.shapes[self.shape_of[task]]["GPU"])
         return free
 
+    def request(self, task: int) -> dict[str, F]:
+        """What it asks for, a process of its own included."""
+        request = self.shapes[self.shape_of[task]]
+        return {**request, "process": F(0)} if self.is_dedicated(task) else request
+
     def short(self, request: dict[str, F], free: dict[str, F], gpus: list[F]) -> set[str]:
-        short = {k for k, n in request.items() if k not in ("CPU", "GPU") and n > free[k]}
+        short = {k for k, n in request.items() if k not in ("CPU", "GPU", "process")}
+        short = {k for k in short if request[k] > free[k]}
         gpu = request.get("GPU", F(0))
         fits = gpus.count(F(1)) >= gpu if gpu >= 1 else any(g >= gpu for g in gpus)
         if gpu and not fits:
             short.add("GPU")
         if "CPU" not in request and free["place"] < 1:
             short.add("place")
+        if "process" in request and self.no_process:
+            short.add("process")
         if not short and request.get("CPU", 0) > free["CPU"]:
             short.add("CPU")
         return short
@@ -272,7 +344,7 @@ class Shell:
         """Nothing ahead of `task` may be short of what `task` uses, nor about to go on."""
         if not self.validate:
             return
-        mine = self.shapes[self.shape_of[task]]
+        mine = self.request(task)
         kinds = set(mine) if "CPU" in mine else {*mine, "place"}
         free, gpus = self.free(), self.gpu_free()
         for other in self.resuming:
@@ -282,7 +354,7 @@ class Shell:
         for other in sorted(self.queued, key=self.queued.__getitem__):
             if other == task:
                 break
-            request = self.shapes[self.shape_of[other]]
+            request = self.request(other)
             short = self.short(request, free, gpus)
             if ahead & set(request) - {"CPU"}:
                 short.discard("CPU")  # it may lack what is set aside for another
@@ -294,8 +366,7 @@ class Shell:
         if self.demand or self.s.short_of_workers or not self.queued or self.resuming:
             return
         first = min(self.queued, key=self.queued.__getitem__)
-        request = self.shapes[self.shape_of[first]]
-        short = self.short(request, self.free(), self.gpu_free())
+        short = self.short(self.request(first), self.free(), self.gpu_free())
         assert short, f"{first} fits and is not started"
         if "CPU" in short:
             missing = self.cpus - self.node_tokens
@@ -316,7 +387,10 @@ class Shell:
                 self.idle.append(self.fast_blocked.pop())
                 self.feed(m.FastBlocked(len(self.fast_blocked)))
             for task in list(self.blocked):
-                self.unblock(task)
+                if task in self.settled:
+                    self.kill(task, max_retries=0)
+                else:
+                    self.unblock(task)
             if self.running:
                 self.finish(self.running[0])
             self.tick()
@@ -872,6 +946,115 @@ def test_blocked_workers_do_not_count_as_capacity() -> None:
     assert shell.stopped == 0
 
 
+# ------------------------------------------------------------------- dedicated workers
+
+
+def test_dedicated_tasks_need_no_worker_of_the_pool() -> None:
+    shell = Shell(2, num_gpus=1, starts=False)
+    own = shell.shape(CPU=1, GPU=1, dedicated=True)
+    task = shell.submit(own)
+    assert shell.order == [task] and shell.starting == 2
+    shell.come_up()
+    shell.come_up()
+    assert shell.s.available(shell.free_tokens) == {"CPU": 1.0}
+    shell.finish(task)
+    again = shell.submit(own)
+    assert shell.worker_of[again] in shell.apart and len(shell.apart) == 1
+    assert len(shell.idle) == 2 and not shell.starting
+    shell.drain()
+
+
+def test_a_shape_for_dedicated_workers_is_another_shape() -> None:
+    scheduler = Scheduler(SchedulerConfig(num_cpus=1))
+    scheduler.handle(m.ShapeRegistered(0, {"CPU": 1}))
+    with pytest.raises(ValueError, match="another"):
+        scheduler.handle(m.ShapeRegistered(0, {"CPU": 1}, True))
+
+
+def test_an_actor_gives_back_its_cpu_and_keeps_the_rest_until_it_dies() -> None:
+    shell = Shell(1, num_gpus=1)
+    actor = shell.submit(shell.shape(CPU=1, GPU=1, dedicated=True))
+    shell.settle(actor)
+    assert shell.s.available(shell.free_tokens) == {"CPU": 1.0}
+    gpu = shell.submit(shell.shape(GPU=1))
+    assert gpu not in shell.order
+    shell.kill(actor, max_retries=0)
+    assert gpu in shell.order
+    shell.drain()
+
+
+def test_dedicated_workers_are_no_part_of_the_pools_counts() -> None:
+    shell = Shell(2)
+    own = shell.shape(CPU=0, dedicated=True)
+    shell.settle(shell.submit(own))
+    running = shell.submit(own)
+    shell.feed(m.NeedWorker(3))
+    assert len(shell.idle) == 5
+    shell.tick()
+    shell.tick(20.0)
+    assert (shell.stopped, len(shell.idle)) == (3, 2)  # neither capacity nor surplus
+    shell.kill(running, max_retries=0)
+    assert shell.starting == 0 and len(shell.idle) == 2  # and none is started in its place
+    assert not shell.s._workers.failures
+    shell.drain()
+
+
+def test_the_cap_counts_dedicated_workers() -> None:
+    shell = Shell(1, max_workers=4)
+    own, one = shell.shape(CPU=0, dedicated=True), shell.shape(CPU=1)
+    actors = [shell.submit(own) for _ in range(3)]
+    for actor in actors:
+        shell.settle(actor)
+    refused = shell.submit(own)
+    assert shell.failed[refused] == "no process"
+    first = shell.submit(one)
+    shell.block(first)
+    second = shell.submit(one, depth=1)
+    assert second not in shell.order
+    assert shell.news == [m.CapReached(4, 1, 0, (first,), 1)] and shell.s.at_standstill
+    shell.kill(actors[0], max_retries=0)
+    assert second in shell.order and not shell.s.at_standstill
+    shell.drain()
+
+
+@pytest.mark.parametrize("how", ["finish", "kill", "tick"])
+def test_at_the_cap_a_dedicated_task_waits_for_a_process_to_end(how: str) -> None:
+    shell = Shell(1, max_workers=2)
+    own = shell.shape(CPU=0.5, dedicated=True)
+    first, waits = shell.submit(own), shell.submit(own)
+    assert shell.order == [first] and shell.s.available(shell.free_tokens) == {"CPU": 0.5}
+    assert shell.s.why_waiting(waits) == (
+        "asks for CPU 0.5; free now: CPU 0.5; waits for one of 2 processes to end"
+    )
+    pool = shell.submit(shell.shape(memory=0))
+    assert pool in shell.order  # it asks for no process
+    if how == "tick":
+        shell.settled.add(first)  # what it waited for will not come about
+        shell.tick()
+        assert shell.failed == {waits: "no process"}
+    elif how == "kill":
+        shell.kill(first, max_retries=0)
+        assert waits in shell.order
+    else:
+        shell.finish(first)
+        assert waits in shell.order
+    shell.drain()
+
+
+def test_a_dedicated_worker_gets_no_task_of_the_pool() -> None:
+    shell = Shell(2, starts=False)
+    task = shell.submit(shell.shape(CPU=1, dedicated=True))
+    worker = shell.worker_of[task]
+    shell.finish(task)
+    shell.come_up()
+    other = shell.submit(shell.shape(CPU=1))
+    shell.s._tasks[other].state = 1
+    shell.s._tasks[other].worker = None
+    del shell.s._on_worker[shell.worker_of[other]]
+    with pytest.raises(ValueError, match="not of the pool"):
+        shell.s.handle(m.Assigned(other, worker))
+
+
 def test_a_dead_worker_is_replaced_and_what_it_held_is_free() -> None:
     shell = Shell(2, num_gpus=1)
     task = shell.submit(shell.shape(CPU=1, GPU=1))
@@ -932,6 +1115,7 @@ def test_what_is_not_known_here_is_ignored() -> None:
         m.WorkerBlocked(7),
         m.WorkerUnblocked(7),
         m.WorkerDied(7),
+        m.DedicatedDied(7),
     ):
         assert scheduler.handle(event) == []
     scheduler.validate()
@@ -945,6 +1129,7 @@ def test_the_shells_mistakes_raise() -> None:
         m.TaskSubmitted(task, one),
         m.Assigned(task, 9),
         m.AssignFailed(task),
+        m.AssignRefused(task),
         m.TokensAcquired(2),
     ):
         with pytest.raises(ValueError, match=r"already|not to be|there are"):
@@ -1020,6 +1205,10 @@ SHAPES: list[dict[str, float]] = [
     {"memory": 60},
     {"CPU": 1.5, "memory": 50},
     {"CPU": 4},  # more than there are
+    {"CPU": 1, "dedicated": True},
+    {"dedicated": True},
+    {"CPU": 0.5, "GPU": 1, "dedicated": True},
+    {"camera": 1, "dedicated": True},
 ]
 
 
@@ -1082,9 +1271,11 @@ class RandomEvents(RuleBasedStateMachine):
             self.shell.come_up()
 
     @precondition(lambda self: self.shell.running)
-    @rule(data=st.data(), what=st.sampled_from(["finish", "finish", "block", "kill"]))
+    @rule(data=st.data(), what=st.sampled_from(["finish", "finish", "block", "kill", "settle"]))
     def step(self, data: st.DataObject, what: str) -> None:
         task = data.draw(st.sampled_from(self.shell.running))
+        if what == "settle" and not self.shell.is_dedicated(task):
+            what = "block"
         if what == "kill":
             started, retries = data.draw(st.booleans()), data.draw(st.integers(0, 1))
             self.shell.kill(task, started=started, max_retries=retries)
@@ -1095,7 +1286,7 @@ class RandomEvents(RuleBasedStateMachine):
     @rule(data=st.data(), dies=st.sampled_from([False, False, False, True]))
     def unblock(self, data: st.DataObject, dies: bool) -> None:
         task = data.draw(st.sampled_from(self.shell.blocked))
-        if dies:
+        if dies or task in self.shell.settled:
             self.shell.kill(task, max_retries=0)
         else:
             self.shell.unblock(task)
@@ -1117,6 +1308,11 @@ class RandomEvents(RuleBasedStateMachine):
             shell.free_tokens -= 1
             shell.fast_tokens += 1
             shell.fast_busy.append(shell.idle.pop())
+
+    @precondition(lambda self: self.shell.apart_idle)
+    @rule()
+    def idle_apart_dies(self) -> None:
+        self.shell.apart_dies(self.shell.apart_idle.pop())
 
     @precondition(lambda self: self.shell.fast_busy)
     @rule(blocks=st.booleans())
@@ -1163,14 +1359,27 @@ def test_long_random_runs(seed: int) -> None:
     shell = machine.shell
     for _ in range(400):
         what = chance.choice(["submit", "submit", "finish", "finish", "block", "unblock", "grant"])
+        if chance.random() < 0.05:
+            what = "settle"
         if chance.random() < 0.15:
             what = chance.choice(["kill", "start", "start", "fast", "end_fast", "demand", "tick"])
         if what == "submit":
-            machine.submit(chance.randrange(10), chance.randrange(3), chance.random() < 0.1, 1)
+            shape = chance.choice([*range(10), *range(11, len(SHAPES))])
+            machine.submit(shape, chance.randrange(3), chance.random() < 0.1, 1)
         elif what in ("finish", "block", "kill") and shell.running:
             getattr(shell, what)(chance.choice(shell.running))
         elif what == "unblock" and shell.blocked:
-            shell.unblock(chance.choice(shell.blocked))
+            task = chance.choice(shell.blocked)
+            if task in shell.settled:
+                shell.kill(task)
+            else:
+                shell.unblock(task)
+        elif what == "settle":
+            running = [t for t in shell.running if shell.is_dedicated(t)]
+            if running:
+                shell.settle(chance.choice(running))
+            elif shell.apart_idle:
+                machine.idle_apart_dies()
         elif what == "grant":
             shell.grant(chance.randrange(1, 3))
         elif what == "start" and shell.starting:

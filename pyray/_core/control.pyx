@@ -14,7 +14,7 @@ from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
 from pyray._core.shm cimport Ctx, get_ctx, task_at
-from pyray._core.tasks cimport finish, store_error_at
+from pyray._core.running cimport finish, store_error_at
 
 cdef Ctx *C = get_ctx()
 
@@ -26,12 +26,12 @@ def set_bell(int fd):
 
 # ---- processes -----------------------------------------------------------------------------
 
-def reserve_slot():
+def reserve_slot(bint dedicated):
     """A free process slot, now STARTING; None when all are taken."""
     cdef uint32_t p
     for p in range(2, PR_MAX_PROCS):
         if at_load32(&C.procs[p].status) == PROC_FREE:
-            C.procs[p].role = 2
+            C.procs[p].role = ROLE_DEDICATED if dedicated else ROLE_WORKER
             C.procs[p].pid = 0
             C.procs[p].assigned = 0
             C.procs[p].current = 0
@@ -177,15 +177,39 @@ def idle_workers():
 def assign(uint64_t task, str gpus):
     """Hand a task to an idle worker; its slot, or None when nobody is idle."""
     cdef int p = pop_idle(C)
-    cdef bytes raw = gpus.encode()
     if p < 0:
         return None
+    give(<uint32_t>p, task, gpus)
+    return p
+
+
+def assign_first(uint32_t p, uint64_t task, str gpus):
+    """Give a dedicated worker that is about to be forked its first task."""
+    give(p, task, gpus)
+
+
+def assign_open(uint32_t p, uint64_t task, str gpus):
+    """Give a dedicated worker another task; whether it was ready for one."""
+    if not is_open(p):
+        return False
+    give(p, task, gpus)
+    return True
+
+
+cdef int give(uint32_t p, uint64_t task, str gpus) except -1:
+    cdef bytes raw = gpus.encode()
     memset(C.procs[p].gpus, 0, 128)
     strncpy(C.procs[p].gpus, raw, 127)
     at_store32(&C.procs[p].shaped, SHAPED_RUNS)
     at_store64(&C.procs[p].assigned, task)
-    wake_process(C, <uint32_t>p)
-    return p
+    wake_process(C, p)
+    return 0
+
+
+def is_open(uint32_t p):
+    """Whether a dedicated worker is through with its task and ready for another."""
+    return (at_load32(&C.procs[p].status) == PROC_ALIVE
+            and at_load64(&C.procs[p].assigned) == ASSIGNED_OPEN)
 
 
 def retire_idle():
@@ -193,9 +217,20 @@ def retire_idle():
     cdef int p = pop_idle(C)
     if p < 0:
         return None
-    at_store64(&C.procs[p].assigned, 1)
+    at_store64(&C.procs[p].assigned, ASSIGNED_RETIRE)
     wake_process(C, <uint32_t>p)
     return p
+
+
+def retire(uint32_t p):
+    """Tell a dedicated worker to end once it is through with its task; not one that was given
+    another."""
+    cdef uint64_t v = at_load64(&C.procs[p].assigned)
+    while v == 0 or v == ASSIGNED_OPEN:
+        if at_cas64(&C.procs[p].assigned, v, ASSIGNED_RETIRE):
+            wake_process(C, p)
+            return
+        v = at_load64(&C.procs[p].assigned)
 
 
 def resume(uint32_t p):
@@ -217,6 +252,25 @@ def task_view(uint64_t handle):
     if gen_of(s) != gen_in(handle) or (s & 0xFF) == TASK_FREE:
         return None
     return (<int>(s & 0xFF), attempt_of(s), t.max_retries, t.shape, t.depth, t.func)
+
+
+def task_target(uint64_t handle):
+    """(actor or 0, whether the task makes it, number of the function or method) of a live task."""
+    cdef pr_task *t = task_at(C, handle)
+    return t.actor, bool(t.flags & TASK_F_CREATES), t.func
+
+
+def runner_of(uint64_t handle):
+    """(pid, whether it is blocked in a wait) of the process that runs a task, or None."""
+    cdef uint64_t s
+    cdef pr_proc *q
+    if not plausible(C, handle):
+        return None
+    s = at_load64(&task_at(C, handle).state)
+    if gen_of(s) != gen_in(handle) or (s & 0xFF) not in (TASK_CLAIMED, TASK_RUNNING):
+        return None
+    q = &C.procs[(s >> 48) & 0xFF]
+    return q.pid, bool(at_load32(&q.blocked))
 
 
 def lost_task(uint32_t p):

@@ -304,6 +304,33 @@ cdef uint64_t search(Ctx *c) noexcept nogil:
     return task
 
 
+cdef void next_assigned(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept nogil:
+    """A dedicated worker's wait for work: for what the node gives it, and nothing else."""
+    cdef uint32_t seen
+    cdef int64_t end = now_ns() + timeout_ns
+    cdef int64_t left
+    cdef uint32_t sweep = at_load32(&c.dispatch.sweep)
+    assigned[0] = 0
+    drop_strays(c)
+    while True:
+        seen = at_load32(&c.me.wake)
+        if at_load32(&c.dispatch.stopping):
+            return
+        # From here on the node may give it another task; before, it might have been about to end.
+        at_cas64(&c.me.assigned, 0, ASSIGNED_OPEN)
+        if at_load64(&c.me.assigned) != ASSIGNED_OPEN:
+            assigned[0] = at_xchg64(&c.me.assigned, 0)
+            return
+        left = end - now_ns()
+        if left <= 0 or at_load32(&c.dispatch.sweep) != sweep:
+            return
+        at_store32(&c.me.parked, 1)
+        c.me.cpu = 0
+        futex_wait(&c.me.wake, seen, left)
+        c.me.cpu = cpu_here()
+        at_store32(&c.me.parked, 0)
+
+
 cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept nogil:
     """The worker's wait for work.
 
@@ -317,6 +344,9 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
     cdef int64_t left
     cdef uint32_t sweep = at_load32(&c.dispatch.sweep)
     assigned[0] = 0
+    if c.me.role == ROLE_DEDICATED:
+        next_assigned(c, assigned, timeout_ns)
+        return 0
     while True:
         if at_load32(&c.dispatch.stopping):
             stop_searching(c)

@@ -1,8 +1,8 @@
 /* The layout of a session's shared memory: one memfd, mapped by the driver, the node and every
  * worker.  This header is the contract; every field says who writes it.
  *
- *   header | dispatch | process table | function table | chunk table | records | unit table |
- *   slab table | payload arena
+ *   header | dispatch | process table | function table | actors | mailboxes | chunk table |
+ *   records | unit table | slab table | payload arena
  *
  * Rules that hold everywhere:
  *   - offsets and slot numbers, never pointers: each process maps the file where it likes;
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 1
+#define PR_LAYOUT_VERSION 2
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -32,9 +32,11 @@
 #define PR_CHUNK_GRANULES 512
 #define PR_UNIT 16384         /* unit in which payload space is claimed */
 #define PR_INLINE_OBJECT 48   /* bytes of a value that fit in its record */
-#define PR_INLINE_ARGS 96     /* bytes of arguments that fit in the task's record */
+#define PR_INLINE_ARGS 72     /* bytes of arguments that fit in the task's record */
 #define PR_INLINE_DEPS 3
 #define PR_MAX_FUNCS 1048576
+#define PR_MAX_ACTORS 8192    /* entries for actors, dead ones that are remembered included */
+#define PR_CALLS 8191         /* calls in a segment of a mailbox; before them, the next segment */
 
 /* ---- state words -------------------------------------------------------------------------
  * object: status 0..7 | flags 8..15 | generation 16..47 | version 48..63
@@ -46,6 +48,7 @@
 #define PR_GEN_MASK (0xFFFFFFFFULL << PR_GEN_SHIFT)
 #define PR_VERSION_ONE (1ULL << 48)
 #define PR_KEEP_ATTEMPT 0xFF00FFFFFFFFFF00ULL /* a task's state less status and claimer */
+#define PR_LESS_ATTEMPT 0x00FFFFFFFFFF00FFULL /* a task's state less its attempt */
 
 enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3 };
 #define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */
@@ -54,6 +57,7 @@ enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3 };
 #define OBJ_COMPACT (1ULL << 11)   /* value in the arena, compact form */
 #define OBJ_NESTED (1ULL << 12)    /* the value contains ids (listed at the end of its payload) */
 #define OBJ_ACKED (1ULL << 13)     /* the owner holds the ids inside: the writer may let go */
+#define OBJ_ACTOR (1ULL << 14)     /* an actor lives as long as this: whoever frees tells the node */
 
 enum {
     TASK_FREE = 0,
@@ -69,19 +73,47 @@ enum {
 #define TASK_F_KWARGS 4   /* arguments are (values, names) */
 #define TASK_F_ARGS_OBJECT 8 /* arguments lie in the object args_object */
 #define TASK_F_RETRY_EXC 16  /* retry_exceptions */
+#define TASK_F_CREATES 32    /* makes the actor in `actor`, instead of being a call of it */
+#define TASK_F_CANCELLED 64  /* node: whoever runs it is to stop, and it is not run again */
+#define TASK_F_STREAM 128    /* its return is the first cell of a stream */
+#define TASK_F_DYNAMIC 256   /* it yields values: its return is the list of their ids */
 
 enum { PROC_FREE = 0, PROC_STARTING = 1, PROC_ALIVE = 2, PROC_DEAD = 3 };
 enum { KIND_NONE = 0, KIND_OBJECTS = 1, KIND_TASKS = 2, KIND_SEGMENT = 3 };
+/* What a process is.  A dedicated worker is an actor's, or has an environment of its own: it runs
+ * only what the node gives it, holds no token and never sets its bit among the idle. */
+enum { ROLE_DRIVER = 0, ROLE_NODE = 1, ROLE_WORKER = 2, ROLE_DEDICATED = 3 };
 /* A task whose resources the node lends.  The process moves on RUNS -> BLOCKED -> WANTS and to NONE
- * at the end, the node NONE -> RUNS (with `assigned`) and WANTS -> RUNS; each rings or wakes. */
-enum { SHAPED_NONE = 0, SHAPED_RUNS = 1, SHAPED_BLOCKED = 2, SHAPED_WANTS = 3 };
+ * at the end, the node NONE -> RUNS (with `assigned`) and WANTS -> RUNS; each rings or wakes.
+ * RUNS -> ACTOR: a dedicated worker goes on for good without its CPUs, and keeps all else. */
+enum {
+    SHAPED_NONE = 0,
+    SHAPED_RUNS = 1,
+    SHAPED_BLOCKED = 2,
+    SHAPED_WANTS = 3,
+    SHAPED_ACTOR = 4,
+};
+/* Values of `assigned` that are no task: end; and of a dedicated worker's, ready for another task
+ * (0 is not: it may be about to end). */
+enum { ASSIGNED_RETIRE = 1, ASSIGNED_OPEN = 2 };
+/* An actor's status; the node changes it. */
+enum {
+    ACTOR_FREE = 0,
+    ACTOR_PENDING = 1,    /* to be made, for the first time or again: calls queue up */
+    ACTOR_ALIVE = 2,
+    ACTOR_DEAD = 3,       /* calls fail with `death` */
+    ACTOR_SETTLED = 4,    /* and those that it had have failed: mailboxes may be let go of */
+};
+/* Why an actor's process ends on purpose, said by itself before it does. */
+enum { LEAVE_NO = 0, LEAVE_INTENDED = 1, LEAVE_UNMADE = 2 /* its constructor raised */ };
 enum { UNIT_FREE = 0, UNIT_LARGE = 1, UNIT_SLAB = 2 };
 
 typedef struct {
     uint64_t magic, layout_hash;
     uint64_t nonce;            /* random root of the session; also in every pickled id */
     uint64_t total_bytes;
-    uint64_t off_procs, off_funcs, off_chunks, off_records, off_units, off_slabs, off_payload;
+    uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_chunks, off_records;
+    uint64_t off_units, off_slabs, off_payload;
     uint64_t n_units, n_chunks;
     uint32_t num_tokens;       /* CPUs */
     uint32_t spare;
@@ -89,6 +121,8 @@ typedef struct {
     /* counters changed by anybody, each on a line of its own */
     uint32_t chunks_used __attribute__((aligned(64)));  /* bump allocator of chunks: fetch_add */
     uint32_t funcs_used __attribute__((aligned(64)));   /* bump allocator of function ids */
+    uint32_t actors_dropped __attribute__((aligned(64))); /* 1: some actor has lost its last handle;
+                                                           * set by anybody, taken by the node */
     uint32_t procs_high __attribute__((aligned(64)));   /* node: highest process slot used + 1 */
     uint64_t used_units __attribute__((aligned(64)));   /* statistics: add/sub by whoever claims */
     uint64_t peak_units;
@@ -127,12 +161,13 @@ typedef struct {
 typedef struct {
     uint32_t status;   /* PROC_*: node, but the process itself says ALIVE */
     int32_t pid;
-    uint32_t role;     /* 0 driver, 1 node, 2 worker */
+    uint32_t role;     /* ROLE_*: node */
     uint32_t cpu;      /* process: 1 + the CPU it was last seen on, 0 while parked; a hint */
     uint64_t counter;  /* process: tasks run */
     uint32_t wake __attribute__((aligned(64)));   /* futex of the parked worker: +1 by a waker */
     uint32_t parked;                              /* process */
-    uint64_t assigned;                            /* node: a task with resources of its own */
+    uint64_t assigned;                            /* node: a task with resources of its own,
+                                                   * or ASSIGNED_*; OPEN is the process's */
     uint64_t current __attribute__((aligned(64))); /* process: the task it claims or runs */
     uint64_t started_ns;                          /* process: when the task started */
     uint64_t moving;                              /* process: task that it is about to queue */
@@ -181,19 +216,25 @@ typedef struct {
     uint64_t state;
     uint64_t ret0;         /* submitter: handle of the first return */
     uint64_t ext;          /* submitter: payload block with more deps and returns, or 0 */
-    uint64_t ext_size;
     uint64_t args_object;  /* submitter: handle, with TASK_F_ARGS_OBJECT */
     uint64_t counter;      /* submitter: with parent_id the task's id */
-    uint32_t func;
+    uint64_t actor;        /* submitter: handle of the actor that it is a call of, or 0 */
+    uint64_t cell;         /* runner of a stream: the cell that it fills next */
+    uint32_t func;         /* number of the definition; of the method in its class, for a call */
+    uint32_t ext_size;
+    uint32_t produced;     /* runner of a stream: cells filled, by all attempts */
     uint16_t shape;
     uint16_t depth;        /* submitter; raised by whoever awaits it from deeper down */
     uint16_t submitter;
     uint16_t nreturns;
     uint16_t ndeps;
-    uint16_t flags;        /* submitter */
+    uint16_t flags;        /* submitter; node: CANCELLED, and HELD after the submitter's death */
     int16_t max_retries;
     uint16_t args_len;
+    uint16_t group;        /* submitter: the call's concurrency group, 0: the default one */
+    uint16_t spare;
     uint8_t parent_id[20];
+    uint32_t window;       /* submitter of a stream: cells ahead of the reader, 0: no limit */
     pr_dep dep[PR_INLINE_DEPS];
     uint8_t args[PR_INLINE_ARGS];
 } pr_task;
@@ -201,6 +242,33 @@ typedef struct {
 typedef struct {
     uint64_t object;       /* handle of the pickled definition; 0 until it is there */
 } pr_func;
+
+/* An actor.  All is the node's to write but `leaving`, `ready` and what is on the second line. */
+typedef struct {
+    uint64_t state;        /* status 0..7 | generation 16..47 */
+    uint64_t ref;          /* the object whose holders keep it alive */
+    uint64_t creation;     /* the task that makes it, while it may have to be made again */
+    uint64_t death;        /* the error that calls get now, or 0 */
+    uint32_t proc;         /* slot of its process, 0: it has none */
+    uint32_t released;     /* 1: nobody holds it any more, it ends when it has run all calls */
+    uint32_t leaving;      /* its process: LEAVE_* */
+    uint32_t restarts;     /* how often it has been made again */
+    uint32_t max_pending;  /* calls that may wait at a time, 0: no limit */
+    uint64_t waiting[4] __attribute__((aligned(64)));
+    /* bit per process: its mailbox has something; set by the caller after its tail, cleared by the
+     * actor before it looks */
+    uint64_t callers[4];   /* bit per process that ever called: set by the caller */
+} pr_actor;
+
+/* Calls from one process to one actor, in order: numbers count up for ever, entry n of segment
+ * n / PR_CALLS.  As in the lanes, an entry is a hint: the task's own state and its `actor` decide.
+ * A segment begins with the slot of the next one. */
+typedef struct {
+    uint64_t tail;         /* caller: number of the next call */
+    uint64_t first;        /* caller: oldest segment that is still there, index << 32 | slot */
+    uint64_t actor;        /* caller: which actor this is for; what another one left is no matter */
+    uint64_t head __attribute__((aligned(64))); /* actor: all calls before this one are done */
+} pr_mailbox;
 
 typedef struct {
     uint64_t bits[4];      /* free blocks: fetch_or by whoever frees, taken by the owner */
@@ -219,6 +287,8 @@ typedef struct {
 
 _Static_assert(sizeof(pr_object) == PR_GRANULE, "an object record is one granule");
 _Static_assert(sizeof(pr_task) == 2 * PR_GRANULE, "a task record is two granules");
+_Static_assert(sizeof(pr_actor) == 128, "an actor is two lines");
+_Static_assert(sizeof(pr_mailbox) == 128, "a mailbox is two lines");
 _Static_assert(sizeof(pr_waiter) == 64, "a waiter has its cache line");
 _Static_assert(sizeof(pr_chunk) % 64 == 0, "chunk headers do not share lines");
 _Static_assert(sizeof(pr_slab) == 64, "a slab header is one line");
@@ -229,6 +299,7 @@ _Static_assert(sizeof(pr_dispatch) <= 4096, "the dispatch words fit in their pag
 #define PR_LAYOUT_HASH                                                                          \
     ((uint64_t)sizeof(pr_header) ^ ((uint64_t)sizeof(pr_dispatch) << 10)                        \
      ^ ((uint64_t)sizeof(pr_proc) << 20) ^ ((uint64_t)sizeof(pr_task) << 40)                    \
+     ^ ((uint64_t)sizeof(pr_actor) << 45)    \
      ^ ((uint64_t)sizeof(pr_object) << 50) ^ ((uint64_t)PR_LAYOUT_VERSION << 60))
 
 #endif

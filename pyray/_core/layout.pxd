@@ -52,12 +52,14 @@ cdef extern from "layout.h" nogil:
     const uint64_t PR_GEN_MASK
     const uint64_t PR_VERSION_ONE
     const uint64_t PR_KEEP_ATTEMPT
+    const uint64_t PR_LESS_ATTEMPT
     const uint64_t OBJ_ERROR
     const uint64_t OBJ_DROPPED
     const uint64_t OBJ_INLINE
     const uint64_t OBJ_COMPACT
     const uint64_t OBJ_NESTED
     const uint64_t OBJ_ACKED
+    const uint64_t OBJ_ACTOR
     const uint32_t PR_WAITER_MULTI
     enum:
         PR_LAYOUT_VERSION
@@ -77,6 +79,8 @@ cdef extern from "layout.h" nogil:
         PR_INLINE_ARGS
         PR_INLINE_DEPS
         PR_MAX_FUNCS
+        PR_MAX_ACTORS
+        PR_CALLS
         PR_GEN_SHIFT
         PR_MAX_DEPS
         OBJ_FREE
@@ -103,6 +107,21 @@ cdef extern from "layout.h" nogil:
         SHAPED_RUNS
         SHAPED_BLOCKED
         SHAPED_WANTS
+        SHAPED_ACTOR
+        ROLE_DRIVER
+        ROLE_NODE
+        ROLE_WORKER
+        ROLE_DEDICATED
+        ASSIGNED_RETIRE
+        ASSIGNED_OPEN
+        ACTOR_FREE
+        ACTOR_PENDING
+        ACTOR_ALIVE
+        ACTOR_DEAD
+        ACTOR_SETTLED
+        LEAVE_NO
+        LEAVE_INTENDED
+        LEAVE_UNMADE
         UNIT_FREE
         UNIT_LARGE
         UNIT_SLAB
@@ -110,18 +129,24 @@ cdef extern from "layout.h" nogil:
         TASK_F_KWARGS
         TASK_F_ARGS_OBJECT
         TASK_F_RETRY_EXC
+        TASK_F_CREATES
+        TASK_F_CANCELLED
+        TASK_F_STREAM
+        TASK_F_DYNAMIC
     uint64_t PR_LINK(uint32_t slot, uint32_t gen, uint32_t index)
     ctypedef struct pr_header:
         uint64_t magic, layout_hash
         uint64_t nonce
         uint64_t total_bytes
-        uint64_t off_procs, off_funcs, off_chunks, off_records, off_units, off_slabs, off_payload
+        uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_chunks, off_records
+        uint64_t off_units, off_slabs, off_payload
         uint64_t n_units, n_chunks
         uint32_t num_tokens
         uint32_t spare
         uint8_t root_id[20]
         uint32_t chunks_used
         uint32_t funcs_used
+        uint32_t actors_dropped
         uint32_t procs_high
         uint64_t used_units
         uint64_t peak_units
@@ -193,10 +218,13 @@ cdef extern from "layout.h" nogil:
         uint64_t state
         uint64_t ret0
         uint64_t ext
-        uint64_t ext_size
         uint64_t args_object
         uint64_t counter
+        uint64_t actor
+        uint64_t cell
         uint32_t func
+        uint32_t ext_size
+        uint32_t produced
         uint16_t shape
         uint16_t depth
         uint16_t submitter
@@ -205,11 +233,31 @@ cdef extern from "layout.h" nogil:
         uint16_t flags
         int16_t max_retries
         uint16_t args_len
+        uint16_t group
+        uint16_t spare
         uint8_t parent_id[20]
+        uint32_t window
         pr_dep dep[PR_INLINE_DEPS]
         uint8_t args[PR_INLINE_ARGS]
     ctypedef struct pr_func:
         uint64_t object
+    ctypedef struct pr_actor:
+        uint64_t state
+        uint64_t ref
+        uint64_t creation
+        uint64_t death
+        uint32_t proc
+        uint32_t released
+        uint32_t leaving
+        uint32_t restarts
+        uint32_t max_pending
+        uint64_t waiting[4]
+        uint64_t callers[4]
+    ctypedef struct pr_mailbox:
+        uint64_t tail
+        uint64_t first
+        uint64_t actor
+        uint64_t head
     ctypedef struct pr_slab:
         uint64_t bits[4]
         uint32_t block

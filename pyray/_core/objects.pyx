@@ -17,6 +17,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from pyray._core.dispatch cimport announce, ring_node, wake_process
 from pyray._core.heap cimport heap_free
 from pyray._core.layout cimport *
+from pyray._core.mailboxes cimport wake_actor
 from pyray._core.queues cimport node_queue_push, queue_push
 from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible
 from pyray._core.shm cimport Ctx, object_at, task_at
@@ -73,6 +74,14 @@ cdef void free_object(Ctx *c, pr_object *o, uint64_t handle, uint64_t s) noexcep
     object_recycle(c, handle)
     if tell:
         wake_process(c, liable)      # it holds the ids inside for nothing now
+    if s & OBJ_ACTOR:
+        tell_of_actor(c)
+
+
+cdef void tell_of_actor(Ctx *c) noexcept nogil:
+    """Some actor has lost its last handle: the node is to look which."""
+    at_store32(&c.head.actors_dropped, 1)
+    ring_node(c)
 
 
 cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil:
@@ -88,6 +97,8 @@ cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil:
             return
         if (s & 0xFF) == OBJ_CREATED:
             if at_cas64(&o.state, s, s | OBJ_DROPPED):
+                if s & OBJ_ACTOR:
+                    tell_of_actor(c)
                 return
         elif (s & 0xFF) == OBJ_SEALED:
             if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
@@ -121,7 +132,9 @@ cdef void enqueue(Ctx *c, uint64_t handle) noexcept nogil:
     A full lane is no loss: the task stays READY and whoever waits for it queues it again.
     """
     cdef pr_task *t = task_at(c, handle)
-    if t.shape == 0:
+    if t.actor and t.shape == 0:
+        wake_actor(c, t.actor)      # it stands in the mailbox already
+    elif t.shape == 0:
         queue_push(c, handle, t.depth)
         announce(c)
     else:

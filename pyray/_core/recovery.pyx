@@ -16,7 +16,7 @@ from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport take_over_nested
-from pyray._core.tasks cimport finish, store_error_at
+from pyray._core.running cimport finish, store_error_at
 
 cdef Ctx *C = get_ctx()
 
@@ -124,15 +124,28 @@ cdef int orphan_tasks(uint32_t p, object error) except -1:
                     if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                         task_recycle(C, handle)
             elif status == TASK_READY or status == TASK_NODE or status == TASK_WAITING:
-                # Claimed by the node, so that no worker starts it now.
-                if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
-                            | (<uint64_t>C.self << 48)):
-                    store_error_at(handle, error)
-                    t.flags &= ~TASK_F_HELD
-                    if status == TASK_WAITING:
-                        _zombies.append(handle)
-                    else:
-                        finish(handle)
+                at_and16(&t.flags, <unsigned short>~TASK_F_HELD)
+                fail_task(handle, error)
+    return 0
+
+
+cdef int fail_task(uint64_t handle, object error) except -1:
+    """Have a task end with an error: one that nobody has claimed, or whose process is dead."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s, status
+    while True:
+        s = at_load64(&t.state)
+        status = s & 0xFF
+        if gen_of(s) != gen_in(handle) or status == TASK_FREE or status == TASK_DONE:
+            return 0
+        # Claimed by the node, so that no worker starts it now.
+        if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
+            break
+    store_error_at(handle, error)
+    if status == TASK_WAITING:
+        _zombies.append(handle)     # other tasks hang on its links
+    else:
+        finish(handle)
     return 0
 
 

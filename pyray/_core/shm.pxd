@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from pyray._core.layout cimport (
-    pr_chunk, pr_dispatch, pr_func, pr_header, pr_object, pr_proc, pr_slab, pr_task,
+    pr_actor, pr_chunk, pr_dispatch, pr_func, pr_header, pr_mailbox, pr_object, pr_proc, pr_slab,
+    pr_task,
 )
 
 # What one process knows of the session that it is attached to.  Private memory; there is one per
@@ -13,6 +14,8 @@ cdef struct Ctx:
     pr_dispatch *dispatch
     pr_proc *procs
     pr_func *funcs
+    pr_actor *actors
+    pr_mailbox *mailboxes    # PR_MAX_PROCS for each actor
     pr_chunk *chunks
     char *records
     uint32_t *units
@@ -42,6 +45,12 @@ cdef Mapping current_mapping()
 
 cdef inline pr_object *object_at(Ctx *c, uint64_t handle) noexcept nogil:
     return <pr_object *>(c.records + <uint64_t>(<uint32_t>handle) * 128)
+
+cdef inline pr_actor *actor_at(Ctx *c, uint64_t handle) noexcept nogil:
+    return &c.actors[<uint32_t>handle]
+
+cdef inline pr_mailbox *mailbox_at(Ctx *c, uint64_t actor, uint32_t proc) noexcept nogil:
+    return &c.mailboxes[<uint64_t>(<uint32_t>actor) * 256 + proc]
 
 cdef inline pr_task *task_at(Ctx *c, uint64_t handle) noexcept nogil:
     return <pr_task *>(c.records + <uint64_t>(<uint32_t>handle) * 128)

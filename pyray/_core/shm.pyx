@@ -141,6 +141,10 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     at = _round(at + sizeof(pr_proc) * PR_MAX_PROCS, 4096)
     h.off_funcs = at
     at = _round(at + sizeof(pr_func) * PR_MAX_FUNCS, 4096)
+    h.off_actors = at
+    at = _round(at + sizeof(pr_actor) * PR_MAX_ACTORS, 4096)
+    h.off_mailboxes = at
+    at = _round(at + sizeof(pr_mailbox) * PR_MAX_ACTORS * PR_MAX_PROCS, 4096)
     h.off_chunks = at
     at = _round(at + sizeof(pr_chunk) * n_chunks, 4096)
     h.off_records = at
@@ -187,6 +191,8 @@ def attach(int fd, uint32_t slot):
     _ctx.dispatch = <pr_dispatch *>(b + 4096)
     _ctx.procs = <pr_proc *>(b + h.off_procs)
     _ctx.funcs = <pr_func *>(b + h.off_funcs)
+    _ctx.actors = <pr_actor *>(b + h.off_actors)
+    _ctx.mailboxes = <pr_mailbox *>(b + h.off_mailboxes)
     _ctx.chunks = <pr_chunk *>(b + h.off_chunks)
     _ctx.records = b + h.off_records
     _ctx.units = <uint32_t *>(b + h.off_units)

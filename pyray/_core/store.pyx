@@ -64,12 +64,36 @@ cdef bint _dropping = False
 cdef str _broken_reason = ""
 cdef object _sweep = None           # lets go of what this process holds for nothing
 cdef object _guard = None           # called before memory grows: (bytes) -> None or a reason
+cdef object _unseen = None          # told of errors that nobody has asked for
 
 
 def set_guard(guard):
     """Have `guard(bytes)` asked before memory grows: None, or why it may not."""
     global _guard
     _guard = guard
+
+
+def set_unseen(unseen):
+    """Have `unseen(error)` called with an error that is gone before anybody asked for it, and with
+    the object's handle, for `peek`, where it is still to be read; it must not raise."""
+    global _unseen
+    _unseen = unseen
+
+
+def peek(uint64_t handle):
+    """The value of an error that `unseen` was told of."""
+    return load_raw(handle, None)
+
+
+cdef void say_unseen(object error):
+    if _unseen is not None and not at_load32(&C.dispatch.stopping):
+        C.inflight += 1
+        try:
+            _unseen(error)
+        except BaseException:
+            pass        # this is a destructor's work: nobody could do anything about it
+        finally:
+            C.inflight -= 1
 
 
 cdef int sweep_now() except -1:
@@ -147,6 +171,9 @@ cdef class ObjectID:
             if self.handle not in _view_holds:      # views share the bit
                 unhold(C, self.handle)
         else:
+            # An id that never left this process: nobody else can have asked for the error.
+            if at_load64(&object_at(C, self.handle).state) & OBJ_ERROR and not self.asked:
+                say_unseen(self.handle)
             try_free(C, self.handle)
         if _contained:
             drop_contained(self.handle)
@@ -545,6 +572,8 @@ cdef object load_value(ObjectID oid):
     cdef uint64_t s = at_load64(&o.state)
     if s & OBJ_INLINE and not s & OBJ_ERROR:
         return decode_inline(<const char *>o.data, o.size)
+    if s & OBJ_ERROR:
+        oid.asked = True
     C.inflight += 1         # unpickling runs code of the user's
     try:
         return load_stored(oid, o, s)

@@ -1,16 +1,28 @@
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from pyray._core.store import ObjectID
 
-@final
-class Caller:
-    function: Any
+_T = TypeVar("_T")
+
+RETRY_EXCEPTIONS: int
+STREAM: int
+DYNAMIC: int
+
+class TaskContext: ...
+
+class Target:
     func: int
     shape: int
     nreturns: int
     max_retries: int
-    retry_exceptions: bool
+    window: int
+    flags: int
+    group: int
+
+@final
+class Caller(Target):
+    function: Any
     min_args: int
     max_args: int
     def __init__(
@@ -23,37 +35,16 @@ class Caller:
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 @final
-class Function:
-    def __init__(
-        self,
-        call: Callable[..., Any],
-        name: str,
-        retry: tuple[type[BaseException], ...] | None,
-        max_calls: int,
-    ) -> None: ...
+class Mailbox: ...
 
 class ArgumentPath:
     def __init__(self, function: Any) -> None: ...
 
-class WorkerExit(BaseException):
-    code: int
-    def __init__(self, code: int) -> None: ...
-
-def put(value: Any) -> ObjectID: ...
+def put(value: _T) -> ObjectID[_T]: ...
 def put_result(value: Any, error: bool) -> ObjectID: ...
 def sweep() -> int: ...
-def set_worker_callbacks(
-    load_function: Callable[[int], Function],
-    make_error: Callable[[BaseException, Any, bool], BaseException],
-    before_shaped: Callable[[str], None],
-) -> None: ...
-def current_name() -> str: ...
 def current_task_id() -> bytes: ...
-def running_task() -> tuple[bytes, int] | None: ...
-def running_shaped() -> bool: ...
-def running() -> bool: ...
+def current_task() -> tuple[bytes, int] | None: ...
 def held_tasks() -> int: ...
 def unstarted_children() -> int: ...
-def leave_fork(error: BaseException | None) -> None: ...
-def work(seconds: float) -> int: ...
 def reset() -> None: ...

@@ -29,7 +29,9 @@ from pyray._core.store cimport (
     ObjectID, PACKED_BYTES, check_id, check_session, load_value, sweep_now,
 )
 
-from pyray._core.errors import GetTimeoutError, ProcessLimitError, SessionError
+from pyray._core.errors import (
+    GetTimeoutError, ProcessLimitError, SessionError, without_core,
+)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -48,6 +50,7 @@ cdef Py_ssize_t _pending = 0        # waits of the running task outside of its o
 cdef bint _given_up = False         # the running task has given its CPU up
 cdef bint _resuming = False         # its thread is about to take one again
 cdef uint32_t _mark = 0
+cdef object _doing = None           # (task's handle) -> what the task is doing, in words
 cdef object _tick = None            # called about every 0.1 s of a wait: (seconds, [ids])
 
 
@@ -55,6 +58,23 @@ def set_tick(tick):
     """Have `tick(seconds, ids)` called some ten times a second by a wait that takes long."""
     global _tick
     _tick = tick
+
+
+def set_doing(doing):
+    """Have `doing(task)` say in words what a task is doing that a wait gave up on."""
+    global _doing
+    _doing = doing
+
+
+cdef str missing(ObjectID oid):
+    """What is known of an object that is not there, for a message."""
+    cdef uint64_t task = object_at(C, oid.handle).task
+    if task == 0 or _doing is None:
+        return repr(oid)
+    try:
+        return f"{_doing(task)} ({oid!r})"
+    except Exception:
+        return repr(oid)
 
 
 cdef int call_tick(int64_t ns, list ids) except -1:
@@ -82,15 +102,18 @@ cdef void begin_task():
     _given_up = False
 
 
-cdef void end_task():
+cdef int end_task() except -1:
     """It is over.  What it left pending counts no more; without its CPU, the worker looks for one
-    together with its next task."""
+    together with its next task, but CPUs that the node lends an actor are to be had back."""
     global _task_on, _pending, _given_up
     _task_on = False
     _pending = 0
     if _given_up:
         _given_up = False
+        if C.me.shaped == SHAPED_BLOCKED:
+            unblock()
         at_store32(&C.me.blocked, 0)
+    return 0
 
 
 cdef uint32_t count_in(uint64_t *handles, Py_ssize_t n):
@@ -191,7 +214,7 @@ cdef void block() noexcept nogil:
     if C.me.shaped == SHAPED_RUNS:
         at_store32(&C.me.shaped, SHAPED_BLOCKED)
         ring_node(C)
-    else:
+    elif C.me.role != ROLE_DEDICATED:
         token_release(C)
         if queue_more(C):
             announce(C)
@@ -210,7 +233,7 @@ cdef int unblock() except -1:
                     at_store32(&C.me.parked, 1)
                     futex_wait(&C.me.wake, seen, CHUNK_NS)
                     at_store32(&C.me.parked, 0)
-    else:
+    elif C.me.role != ROLE_DEDICATED:
         with nogil:
             token_resume(C, RESUME_NS)
     at_store32(&C.me.blocked, 0)
@@ -355,9 +378,60 @@ cdef object get_one(ObjectID oid, object timeout):
     if not sealed(C, oid.handle):
         if wait_for(&oid.handle, 1, 1, until, False, [oid]) < 1:
             raise GetTimeoutError(
-                f"get waited {timeout} s for {oid!r}, which is not there yet; "
-                "the task goes on, and get may be called again")
+                f"get waited {timeout} s for the result of {missing(oid)}; the task goes on, and "
+                "get may be called again")
     return load_value(oid)
+
+
+cdef object get_several(object refs, object timeout):
+    cdef Py_ssize_t n, i, ready
+    cdef uint64_t *handles
+    cdef int64_t until
+    cdef list ids, out
+    if refs == []:
+        return []
+    check_session()
+    if type(refs) is not list:
+        if isinstance(refs, (list, tuple)):
+            refs = list(refs)
+        else:
+            raise TypeError(
+                f"get takes an ObjectID or a list of ObjectIDs, not {described(refs)}")
+    ids = refs
+    n = len(ids)
+    for i in range(n):
+        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
+            raise TypeError(f"get takes ObjectIDs; item {i} of the list is {described(ids[i])}")
+        check_id(<ObjectID>ids[i])
+    until = deadline(timeout)
+    handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))
+    if handles == NULL:
+        raise MemoryError
+    ids = list(ids)     # the caller's may change while we wait
+    try:
+        for i in range(n):
+            handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
+        ready = wait_for(handles, n, n, until, True, ids)
+        if ready < n:
+            for i in range(n):
+                # An error that is there is raised at once, whatever is still missing.
+                if (sealed(C, handles[i])
+                        and at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR):
+                    load_value(<ObjectID>ids[i])
+            first = ids[0]
+            for i in range(n):
+                if not sealed(C, handles[i]):
+                    first = ids[i]
+                    break
+            raise GetTimeoutError(
+                f"get waited {timeout} s: {n - ready} of {n} objects are not there yet, first the "
+                f"result of {missing(first)}; the tasks go on, and get may be called again")
+    finally:
+        free(handles)
+    out = []
+    for i in range(n):
+        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i)))
+    return out
 
 
 def get(refs, *, timeout=None):
@@ -391,50 +465,17 @@ def get(refs, *, timeout=None):
     >>> ray.get([ray.put(1), ray.put(2)])
     [1, 2]
     """
-    cdef Py_ssize_t n, i, ready
-    cdef uint64_t *handles
-    cdef int64_t until
-    cdef list ids, out
-    if type(refs) is ObjectID:
-        return get_one(<ObjectID>refs, timeout)
-    if refs == []:
-        return []
-    check_session()
-    if type(refs) is not list:
-        if isinstance(refs, (list, tuple)):
-            refs = list(refs)
-        else:
-            raise TypeError(
-                f"get takes an ObjectID or a list of ObjectIDs, not {described(refs)}")
-    ids = refs
-    n = len(ids)
-    for i in range(n):
-        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            raise TypeError(f"get takes ObjectIDs; item {i} of the list is {described(ids[i])}")
-        check_id(<ObjectID>ids[i])
-    until = deadline(timeout)
-    handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))
-    if handles == NULL:
-        raise MemoryError
-    ids = list(ids)     # the caller's may change while we wait
     try:
-        for i in range(n):
-            handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
-        ready = wait_for(handles, n, n, until, True, ids)
-        if ready < n:
-            for i in range(n):
-                # An error that is there is raised at once, whatever is still missing.
-                if (sealed(C, handles[i])
-                        and at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR):
-                    load_value(<ObjectID>ids[i])
-            raise GetTimeoutError(f"get waited {timeout} s: {n - ready} of {n} objects are not "
-                                  "there yet; the tasks go on, and get may be called again")
-    finally:
-        free(handles)
-    out = []
-    for i in range(n):
-        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i)))
-    return out
+        if type(refs) is ObjectID:
+            return get_one(<ObjectID>refs, timeout)
+        return get_several(refs, timeout)
+    except Exception as error:
+        if isinstance(refs, (list, tuple)) and not isinstance(error, GetTimeoutError):
+            # One error was raised on behalf of all: the others are not unheard of.
+            for oid in refs:
+                if type(oid) is ObjectID:
+                    (<ObjectID>oid).asked = True
+        raise without_core(error)
 
 
 def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):

@@ -1,423 +1,14 @@
-"""The scheduler's messages, and its policy on how many worker processes there should be.
+"""The policy on how many worker processes there should be.
 
-The messages are what `pyray.node.scheduler` takes and gives: events are facts, in the past tense
-or as a level that holds now; instructions are orders to the shell. Tasks, workers and shapes are
-whatever integers the shell knows them by.
-
-`Pool` counts processes; which of them runs what is decided in the scheduler.
+`Pool` counts processes; which of them runs what is decided in the scheduler. Dedicated workers are
+none of the pool's: it knows only how many there are, since the cap on processes counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from pyray.node.messages import Instruction, PoolBroken, StartWorker, StopWorker
 
-from pyray.node.resources import Allocation
-
-__all__ = [
-    "Assign",
-    "AssignFailed",
-    "Assigned",
-    "CapReached",
-    "Dropped",
-    "Event",
-    "FailTask",
-    "FastBlocked",
-    "FastDemand",
-    "Instruction",
-    "NeedWorker",
-    "Pool",
-    "PoolBroken",
-    "ReleaseTokens",
-    "Requeue",
-    "ResumeWorker",
-    "ShapeRegistered",
-    "ShapeRejected",
-    "StartWorker",
-    "Started",
-    "StopWorker",
-    "TaskCancelled",
-    "TaskFinished",
-    "TaskLost",
-    "TaskSubmitted",
-    "TaskUrgent",
-    "Tick",
-    "TokensAcquired",
-    "WantTokens",
-    "WorkerBlocked",
-    "WorkerDied",
-    "WorkerReady",
-    "WorkerUnblocked",
-]
-
-
-# ------------------------------------------------------------------ events about tasks
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeRegistered:
-    """Tasks of this shape will come. `ShapeRejected` answers one that can never run.
-
-    `request` is a dictionary of amounts by resource; a malformed one raises from `handle`.
-    """
-
-    shape_id: int
-    request: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSubmitted:
-    """A task is ready to run: its arguments are there.
-
-    Attributes
-    ----------
-    task, shape_id : int
-        The task's handle, and its registered shape.
-    depth : int
-        How many tasks it is nested in.
-    urgent : bool
-        A blocked worker awaits it.
-    front : bool
-        Put it before its equals: it comes back through no fault of its own.
-    """
-
-    task: int
-    shape_id: int
-    depth: int = 0
-    urgent: bool = False
-    front: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TaskUrgent:
-    """A blocked worker has begun to await this task. Ignored if the task is not known here."""
-
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskCancelled:
-    """Forget this task if it is still queued (then `Dropped`); otherwise nothing happens."""
-
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """Answers `Assign`: this worker has the task now."""
-
-    task: int
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class AssignFailed:
-    """Answers `Assign`: no worker is idle. The task goes back to where it stood."""
-
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFinished:
-    """A task ended, well or badly, and its worker is idle (or gone on to the fast path)."""
-
-    task: int
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskLost:
-    """A task's worker died; for tasks of the fast path too, which the scheduler doesn't know.
-
-    Answered by `Requeue` or `FailTask`.
-
-    Attributes
-    ----------
-    task : int
-        The task.
-    started : bool
-        Whether it had begun to run. One that had not is queued again at no charge.
-    attempt : int
-        0 the first time.
-    max_retries : int
-        -1: without limit.
-    """
-
-    task: int
-    started: bool
-    attempt: int
-    max_retries: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerBlocked:
-    """A worker's task waits for others: it gives back its CPUs and keeps everything else.
-
-    Ignored for workers that run nothing known here (report those with `FastBlocked`).
-    """
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerUnblocked:
-    """Its wait is over. It must not go on before `ResumeWorker`."""
-
-    worker: int
-
-
-# ------------------------------------------------------------------- events about CPUs
-
-
-@dataclass(frozen=True, slots=True)
-class TokensAcquired:
-    """The shell took so many tokens out of the ledger for the node.
-
-    What it was asked for (`WantTokens`) is thereby so many fewer.
-    """
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class FastDemand:
-    """What the fast path's queue looks like now. Until told, it is taken to be empty.
-
-    Attributes
-    ----------
-    tokens : int
-        How many tokens it could use: tasks that are ready and tasks that run. 0 if none is ready.
-    urgent : bool
-        Whether a blocked worker awaits its first task.
-    depth : int
-        That task's depth.
-    """
-
-    tokens: int
-    urgent: bool = False
-    depth: int = 0
-
-
-# ---------------------------------------------------------------- events about workers
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The session begins: send it once, first."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """A worker came up and is idle.
-
-    Sent again for a worker that is known, it says "idle now"; useful while
-    `Scheduler.short_of_workers`, allowed always.
-    """
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDied:
-    """A worker process has ended, whatever the reason; what its task held is free.
-
-    A worker that never sent `WorkerReady` counts as a failed start. What becomes of the task is
-    asked separately, with `TaskLost`.
-    """
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class NeedWorker:
-    """On the fast path there is ready work and a free token, but no idle worker to wake.
-
-    `count` is how many workers are missing now (not how many more than last time); 0 withdraws.
-    Each worker that comes up lowers it by one.
-    """
-
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class FastBlocked:
-    """How many workers are blocked now in tasks that never passed through the node."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passes. Once a second is enough, oftener is harmless.
-
-    Attributes
-    ----------
-    now : float
-        Seconds on a clock that never goes backwards.
-    idle_workers : int
-        Workers that are idle at this moment and have not been told to stop.
-    """
-
-    now: float
-    idle_workers: int
-
-
-# ------------------------------------------------------- instructions on tasks and CPUs
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeRejected:
-    """No task of this shape can ever run here; `reason` says what was asked and what there is."""
-
-    shape_id: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Give this task to an idle worker. Answer with `Assigned` or `AssignFailed`.
-
-    `gpu_ids` are indices 0 .. n-1 of the session's GPUs.
-    """
-
-    task: int
-    gpu_ids: tuple[int, ...]
-    allocation: Allocation
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeWorker:
-    """This worker's task has its CPUs again and goes on."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A cancelled task was still queued, and is forgotten."""
-
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class Requeue:
-    """Queue a lost task again as this attempt.
-
-    Shaped tasks with `TaskSubmitted` (``front=True`` is fair), others on the fast path.
-    """
-
-    task: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class FailTask:
-    """Make a task fail; `reason` is the scheduler's part of the message."""
-
-    task: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WantTokens:
-    """From now on collect up to so many further tokens; 0 withdraws. Absolute, not added."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseTokens:
-    """Give so many of the node's tokens back to the ledger, to ready fast tasks first."""
-
-    count: int
-
-
-# ------------------------------------------------------------- instructions on workers
-
-
-@dataclass(frozen=True, slots=True)
-class StartWorker:
-    """Fork one worker. Answer with `WorkerReady`, or `WorkerDied` if it never came up."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopWorker:
-    """Retire one idle worker; if none is idle any more, do nothing. Answer: `WorkerDied`."""
-
-
-@dataclass(frozen=True, slots=True)
-class CapReached:
-    """Work is ready, every process is blocked, and there may be no more of them.
-
-    Sent once per standstill. Nothing will move unless the shell fails something.
-
-    Attributes
-    ----------
-    cap, live : int
-        Processes allowed, and alive.
-    fast_blocked : int
-        Blocked workers whose tasks the node does not know.
-    chain : tuple of int
-        Blocked tasks that it knows, deepest first (the first few).
-    queued : int
-        Shaped tasks that wait in queues.
-    """
-
-    cap: int
-    live: int
-    fast_blocked: int
-    chain: tuple[int, ...]
-    queued: int
-
-
-@dataclass(frozen=True, slots=True)
-class PoolBroken:
-    """So many workers in a row died while starting that no more will be tried.
-
-    A `WorkerReady`, from one still coming up, lifts it.
-    """
-
-    failures: int
-
-
-Event = (
-    ShapeRegistered
-    | TaskSubmitted
-    | TaskUrgent
-    | TaskCancelled
-    | Assigned
-    | AssignFailed
-    | TaskFinished
-    | TaskLost
-    | WorkerBlocked
-    | WorkerUnblocked
-    | TokensAcquired
-    | FastDemand
-    | FastBlocked
-    | Started
-    | NeedWorker
-    | WorkerReady
-    | WorkerDied
-    | Tick
-)
-
-Instruction = (
-    ShapeRejected
-    | Assign
-    | ResumeWorker
-    | Dropped
-    | Requeue
-    | FailTask
-    | WantTokens
-    | ReleaseTokens
-    | StartWorker
-    | StopWorker
-    | CapReached
-    | PoolBroken
-)
-
-
-# -------------------------------------------------------------------------- the policy
+__all__ = ["Pool"]
 
 
 class Pool:
@@ -436,6 +27,7 @@ class Pool:
     """
 
     __slots__ = (
+        "apart",
         "broken",
         "cap",
         "cap_told",
@@ -460,6 +52,7 @@ class Pool:
         self.idle_seconds = idle_seconds
         self.max_start_failures = max_start_failures
         self.live: set[int] = set()
+        self.apart = 0  # dedicated workers alive
         self.starting = 0
         self.started = False
         self.failures = 0  # starts that failed since the last that succeeded
@@ -528,7 +121,7 @@ class Pool:
         out : list
             Where instructions go.
         blocked : int
-            Blocked workers whose tasks the scheduler knows.
+            Blocked workers of the pool whose tasks the scheduler knows.
 
         Returns
         -------
@@ -545,14 +138,14 @@ class Pool:
         if not self.broken:
             # One that is coming up covers a need, whatever it was started for.
             missing = max(self.size - processes, need - self.starting)
-            for _ in range(min(missing, self.cap - processes)):
+            for _ in range(min(missing, self.cap - self.apart - processes)):
                 self.starting += 1
                 processes += 1
                 out.append(StartWorker())
         stuck = (
             need > 0
             and not self.starting
-            and processes >= self.cap
+            and processes + self.apart >= self.cap
             and blocked + self.fast_blocked >= len(self.live)
         )
         news = stuck and not self.cap_told
@@ -587,7 +180,8 @@ class Pool:
         AssertionError
             With the figures.
         """
-        figures = f"({len(self.live)} live, {self.starting} starting, cap {self.cap})"
+        figures = f"({len(self.live)} live, {self.starting} starting"
+        figures += f", {self.apart} dedicated, cap {self.cap})"
         assert self.starting >= 0, f"fewer than none are starting {figures}"
         assert min(self.unmet, self.permits, self.fast_need) >= 0, figures
         assert not (self.permits and not self.unmet), f"permits that limit nothing {figures}"

@@ -479,13 +479,18 @@ class ShapeQueue:
         What each of them asks for.
     rejected : str or None
         Why none of them can ever run.
+    dedicated : bool
+        Whether each of them wants a process outside the pool.
     """
 
-    __slots__ = ("heap", "live", "rejected", "request")
+    __slots__ = ("dedicated", "heap", "live", "rejected", "request")
 
-    def __init__(self, request: ResourceRequest, rejected: str | None) -> None:
+    def __init__(
+        self, request: ResourceRequest, rejected: str | None, dedicated: bool = False
+    ) -> None:
         self.request = request
         self.rejected = rejected
+        self.dedicated = dedicated
         self.heap: list[Entry] = []
         self.live: dict[int, Entry] = {}  # by task, those that are not crossed out
 

@@ -17,6 +17,11 @@ waits for can only become more, and it starts in the end. CPUs are the exception
 aside for a task that still lacks something else, since a CPU comes back within a task's time and
 would idle meanwhile, perhaps for hours beside a busy GPU.
 
+**Dedicated** shapes' tasks want a process outside the pool each: a new one, or an idle one that
+suits. Whether there is one is the shell's to find out, so what such tasks lack is never a worker
+of the pool, and their workers are no part of its counts. One that is an actor counts as blocked
+for good once it has come up without CPUs to hold: it keeps everything else until it dies.
+
 **The fast path** queues for the same CPUs unseen. `FastDemand` describes its queue in one line,
 and it is treated as one more queue: ahead of a shaped task it keeps the CPUs it can use; level
 with it the two take turns, because tokens freed by a shaped task go back before more are wanted.
@@ -28,15 +33,16 @@ is why most events need not look at the queues at all.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from heapq import heapify, heappop, heapreplace
 from typing import Any
 
-from pyray.node import pool as m
+from pyray.node import messages as m
+from pyray.node.audit import audit
+from pyray.node.pool import Pool
+from pyray.node.questions import Questions
 from pyray.node.resources import (
     CPU,
-    GPU,
-    UNITS,
     Allocation,
     Entry,
     ResourcePool,
@@ -44,40 +50,23 @@ from pyray.node.resources import (
     SchedulerConfig,
     ShapeQueue,
     TokenAccount,
-    format_amount,
-    from_units,
     to_units,
     tokens_for,
 )
+from pyray.node.task import BLOCKED, GIVEN, QUEUED, RESUMING, RUNNING, STATES, Task
 
 __all__ = ["Scheduler", "SchedulerConfig"]
 
 # Stands in for CPU in the books of tasks that ask for none: a place among those that may run.
 _PLACE = "a place for a task without CPUs"
-
-# A task's states. It is known here from its submission until it has finished or is lost.
-_QUEUED, _GIVEN, _RUNNING, _BLOCKED, _RESUMING = range(5)
-_STATES = ("queued", "given out", "running", "blocked", "waiting to go on")
+# What tasks of dedicated shapes are short of at the limit of processes.
+_PROCESS = "a process"
 
 _CHAIN_LIMIT = 16
 _HISTORY = 24
 
 
-class _Task:
-    """What is known of one task."""
-
-    __slots__ = ("allocation", "entry", "opener", "shape", "state", "worker")
-
-    def __init__(self, shape: ShapeQueue, entry: Entry) -> None:
-        self.shape = shape
-        self.entry = entry
-        self.state = _QUEUED
-        self.worker: int | None = None
-        self.allocation: Allocation | None = None  # from the state "given out" on
-        self.opener = False  # see TokenAccount.take
-
-
-class Scheduler:
+class Scheduler(Questions):
     """Decides what runs, with what, on how many workers.
 
     Parameters
@@ -98,13 +87,14 @@ class Scheduler:
         others = {name: to_units(name, value) for name, value in config.resources.items()}
         self._pool = ResourcePool(config.num_gpus, {name: n for name, n in others.items() if n})
         cap = max(config.max_workers, config.num_cpus + 1)
-        self._workers = m.Pool(config.num_cpus, cap, config.idle_seconds, config.max_start_failures)
+        self._workers = Pool(config.num_cpus, cap, config.idle_seconds, config.max_start_failures)
 
         self._shapes: dict[int, ShapeQueue] = {}
         self._active: dict[ShapeQueue, None] = {}  # those with queued tasks
-        self._tasks: dict[int, _Task] = {}
+        self._tasks: dict[int, Task] = {}
         self._on_worker: dict[int, int] = {}  # the task that each worker runs
-        self._blocked: set[int] = set()  # tasks
+        self._blocked: set[int] = set()  # tasks on workers of the pool
+        self._apart: set[int] = set()  # and blocked ones on dedicated workers
         self._resuming: set[int] = set()  # tasks that want their CPUs back
         self._queued = 0
         self._numbers = 0  # the next in sequence, and the last before the first
@@ -112,6 +102,10 @@ class Scheduler:
 
         self._cpu = TokenAccount(config.num_cpus)
         self._places_used = 0
+        self._places_apart = 0  # those of them that tasks on dedicated workers have
+        self._dedicated: set[int] = set()  # workers outside the pool
+        self._asked: set[int] = set()  # tasks given out that may each make it one more
+        self._no_process = False  # none can be started until one ends
         self._demand = m.FastDemand(0)
         self._deferring = False
 
@@ -123,6 +117,7 @@ class Scheduler:
             m.TaskCancelled: self._on_task_cancelled,
             m.Assigned: self._on_assigned,
             m.AssignFailed: self._on_assign_failed,
+            m.AssignRefused: self._on_assign_refused,
             m.TaskFinished: self._on_task_finished,
             m.TaskLost: self._on_task_lost,
             m.WorkerBlocked: self._on_worker_blocked,
@@ -134,6 +129,7 @@ class Scheduler:
             m.NeedWorker: self._on_need_worker,
             m.WorkerReady: self._on_worker_ready,
             m.WorkerDied: self._on_worker_died,
+            m.DedicatedDied: self._on_dedicated_died,
             m.Tick: self._on_tick,
         }
 
@@ -148,6 +144,7 @@ class Scheduler:
         out: list[m.Instruction] = []
         if self._handlers[type(event)](event, out):
             self._place(out)
+        self._workers.apart = len(self._dedicated) + len(self._asked)
         if self._workers.decide(out, len(self._blocked)):
             out.append(self._standstill())
         return out
@@ -159,10 +156,11 @@ class Scheduler:
         request = ResourceRequest.from_dict(event.request)
         rejected = self.why_infeasible(request)
         if event.shape_id in self._shapes:
-            if self._shapes[event.shape_id].request != request:
+            known = self._shapes[event.shape_id]
+            if (known.request, known.dedicated) != (request, event.dedicated):
                 raise ValueError(f"shape {event.shape_id} is already registered as another one")
         else:
-            self._shapes[event.shape_id] = ShapeQueue(request, rejected)
+            self._shapes[event.shape_id] = ShapeQueue(request, rejected, event.dedicated)
         if rejected:
             out.append(m.ShapeRejected(event.shape_id, rejected))
         return False
@@ -170,7 +168,7 @@ class Scheduler:
     def _on_task_submitted(self, event: m.TaskSubmitted, out: list[m.Instruction]) -> bool:
         handle = event.task
         if handle in self._tasks:
-            raise ValueError(f"task {handle} is already {_STATES[self._tasks[handle].state]}")
+            raise ValueError(f"task {handle} is already {STATES[self._tasks[handle].state]}")
         shape = self._shapes[event.shape_id]
         if shape.rejected:
             out.append(m.FailTask(handle, shape.rejected))
@@ -182,7 +180,7 @@ class Scheduler:
             number = self._numbers
             self._numbers += 1
         entry = (0 if event.urgent else 1, -event.depth, number, handle)
-        self._tasks[handle] = task = _Task(shape, entry)
+        self._tasks[handle] = task = Task(shape, entry)
         self._note(handle, "submitted")
         return self._enqueue(task)
 
@@ -191,15 +189,15 @@ class Scheduler:
         if task is None or task.entry[0] == 0:
             return False
         self._note(event.task, "made urgent")
-        queued = task.state == _QUEUED
+        queued = task.state == QUEUED
         if queued:
             self._dequeue(task)
         task.entry = (0, *task.entry[1:])
-        return self._enqueue(task) if queued else task.state == _RESUMING
+        return self._enqueue(task) if queued else task.state == RESUMING
 
     def _on_task_cancelled(self, event: m.TaskCancelled, out: list[m.Instruction]) -> bool:
         task = self._tasks.get(event.task)
-        if task is None or task.state != _QUEUED:
+        if task is None or task.state != QUEUED:
             return False
         self._forget(event.task, task)
         out.append(m.Dropped(event.task))
@@ -207,12 +205,17 @@ class Scheduler:
 
     def _on_assigned(self, event: m.Assigned, out: list[m.Instruction]) -> bool:
         task = self._tasks.get(event.task)
-        if task is None or task.state != _GIVEN:
+        if task is None or task.state != GIVEN:
             raise ValueError(f"task {event.task} was not to be assigned")
         if event.worker in self._on_worker:
             other = self._on_worker[event.worker]
             raise ValueError(f"worker {event.worker} has task {other}: not free for {event.task}")
-        task.state = _RUNNING
+        if task.shape.dedicated:
+            self._dedicated.add(event.worker)
+            self._asked.discard(event.task)
+        elif event.worker in self._dedicated:
+            raise ValueError(f"worker {event.worker} is not of the pool: not for {event.task}")
+        task.state = RUNNING
         task.worker = event.worker
         self._on_worker[event.worker] = event.task
         self._note(event.task, "assigned to a worker")
@@ -220,13 +223,24 @@ class Scheduler:
 
     def _on_assign_failed(self, event: m.AssignFailed, out: list[m.Instruction]) -> bool:
         task = self._tasks.get(event.task)
-        if task is None or task.state != _GIVEN:
+        if task is None or task.state != GIVEN:
             raise ValueError(f"task {event.task} was not to be assigned")
         self._give_back(task)
-        task.state = _QUEUED
+        task.state = QUEUED
         self._enqueue(task)
         self._note(event.task, "found no idle worker")
-        self._workers.assign_failed()
+        if task.shape.dedicated:
+            self._asked.discard(event.task)
+            self._no_process = True
+        else:
+            self._workers.assign_failed()
+        return True
+
+    def _on_assign_refused(self, event: m.AssignRefused, out: list[m.Instruction]) -> bool:
+        task = self._tasks.get(event.task)
+        if task is None or task.state != GIVEN or not task.shape.dedicated:
+            raise ValueError(f"task {event.task} was not to be assigned")
+        self._forget(event.task, task)
         return True
 
     def _on_task_finished(self, event: m.TaskFinished, out: list[m.Instruction]) -> bool:
@@ -234,7 +248,10 @@ class Scheduler:
         if task is None or task.worker != event.worker:
             return False  # of an attempt that is lost already
         self._forget(event.task, task)
-        self._workers.worker_idle()
+        if task.shape.dedicated:
+            self._no_process = False
+        else:
+            self._workers.worker_idle()
         return True
 
     def _on_task_lost(self, event: m.TaskLost, out: list[m.Instruction]) -> bool:
@@ -255,19 +272,19 @@ class Scheduler:
 
     def _on_worker_blocked(self, event: m.WorkerBlocked, out: list[m.Instruction]) -> bool:
         handle = self._on_worker.get(event.worker)
-        if handle is None or self._tasks[handle].state not in (_RUNNING, _RESUMING):
+        if handle is None or self._tasks[handle].state not in (RUNNING, RESUMING):
             return False
         task = self._tasks[handle]
-        if task.state == _RUNNING:
+        if task.state == RUNNING:
             self._give_back_cpu(task)
-        self._wait(handle, task, _BLOCKED)
+        self._wait(handle, task, BLOCKED)
         return True
 
     def _on_worker_unblocked(self, event: m.WorkerUnblocked, out: list[m.Instruction]) -> bool:
         handle = self._on_worker.get(event.worker)
-        if handle is None or self._tasks[handle].state != _BLOCKED:
+        if handle is None or self._tasks[handle].state != BLOCKED:
             return False
-        self._wait(handle, self._tasks[handle], _RESUMING)
+        self._wait(handle, self._tasks[handle], RESUMING)
         return True
 
     # ------------------------------------------------------- events: CPUs and workers
@@ -299,15 +316,24 @@ class Scheduler:
 
     def _on_worker_died(self, event: m.WorkerDied, out: list[m.Instruction]) -> bool:
         self._workers.died(event.worker)
-        handle = self._on_worker.get(event.worker)
+        return self._process_gone(event.worker)
+
+    def _on_dedicated_died(self, event: m.DedicatedDied, out: list[m.Instruction]) -> bool:
+        self._dedicated.discard(event.worker)
+        return self._process_gone(event.worker)
+
+    def _process_gone(self, worker: int) -> bool:
+        news, self._no_process = self._no_process, False
+        handle = self._on_worker.get(worker)
         if handle is None:
-            return False
+            return news
         self._forget(handle, self._tasks[handle])
         return True
 
     def _on_tick(self, event: m.Tick, out: list[m.Instruction]) -> bool:
-        usable = self._workers.worker_idle(event.idle_workers)
-        blocked, no_cpu = len(self._blocked), self._places_used
+        usable = self._workers.worker_idle(event.idle_workers) or self._no_process
+        self._no_process = False
+        blocked, no_cpu = len(self._blocked), self._places_used - self._places_apart
         self._workers.tick(out, event.now, event.idle_workers, blocked, no_cpu)
         return usable
 
@@ -330,6 +356,8 @@ class Scheduler:
             lacking.update(view.short_of(request))
             if not request.cpu and self._places_used >= self._places:
                 lacking.add(_PLACE)
+            if task.shape.dedicated and self._no_process:
+                lacking.add(_PROCESS)
             if not lacking and request.cpu:
                 fits, goal, level = self._admit(entry, request.cpu)
                 if not fits:
@@ -337,7 +365,7 @@ class Scheduler:
                     target, turns = goal, level
                     self._deferring = not goal
             if not lacking:
-                if not self._workers.may_assign:
+                if not (task.shape.dedicated or self._workers.may_assign):
                     if request.cpu:  # it has all but a worker; nothing may overtake it
                         target = tokens_for(self._cpu.used + request.cpu)
                     break
@@ -373,7 +401,7 @@ class Scheduler:
             if fits and kind not in closed:
                 self._take_cpu(task)
                 self._resuming.remove(handle)
-                task.state = _RUNNING
+                task.state = RUNNING
                 self._note(handle, "resumed")
                 assert task.worker is not None
                 out.append(m.ResumeWorker(task.worker))
@@ -407,71 +435,80 @@ class Scheduler:
         fits = units <= cpu.gap or need <= min(cpu.held, most)
         return fits, need if need <= most else 0, False
 
-    def _assign(self, task: _Task, view: ResourcePool, out: list[m.Instruction]) -> None:
+    def _assign(self, task: Task, view: ResourcePool, out: list[m.Instruction]) -> None:
         """Start the first task of its shape's queue, with what is free in `view`."""
         request, handle = task.shape.request, task.entry[3]
         gpu_ids = view.take(request)
         if view is not self._pool:
             self._pool.take_exactly(request, gpu_ids)
         self._dequeue(task)
-        task.state = _GIVEN
+        task.state = GIVEN
         task.allocation = Allocation(request, gpu_ids)
         self._take_cpu(task)
-        self._workers.assigning()
+        dedicated = task.shape.dedicated
+        if dedicated:
+            self._asked.add(handle)
+        else:
+            self._workers.assigning()
         self._note(handle, f"given out with {request}, GPUs {gpu_ids}")
-        out.append(m.Assign(handle, gpu_ids, task.allocation))
+        out.append(m.Assign(handle, gpu_ids, task.allocation, dedicated))
 
     # ------------------------------------------------------------------------- books
 
-    def _take_cpu(self, task: _Task) -> None:
+    def _take_cpu(self, task: Task) -> None:
         if cpu := task.shape.request.cpu:
             task.opener = self._cpu.take(cpu)
         else:
             self._places_used += 1
+            self._places_apart += task.shape.dedicated
 
-    def _give_back_cpu(self, task: _Task) -> None:
+    def _give_back_cpu(self, task: Task) -> None:
         if cpu := task.shape.request.cpu:
-            self._cpu.give(cpu, task.opener, unused=task.state == _GIVEN)
+            self._cpu.give(cpu, task.opener, unused=task.state == GIVEN)
         else:
             self._places_used -= 1
+            self._places_apart -= task.shape.dedicated
 
-    def _give_back(self, task: _Task) -> None:
+    def _give_back(self, task: Task) -> None:
         """Take back everything that a task was given and still has."""
         assert task.allocation is not None
-        if task.state in (_GIVEN, _RUNNING):
+        if task.state in (GIVEN, RUNNING):
             self._give_back_cpu(task)
         self._pool.give(task.allocation)
         task.allocation = None
 
-    def _wait(self, handle: int, task: _Task, state: int) -> None:
+    def _wait(self, handle: int, task: Task, state: int) -> None:
         """Put a task without CPUs among the blocked, or among those that wait to go on."""
         task.state = state
-        self._blocked.discard(handle)
+        blocked = self._apart if task.shape.dedicated else self._blocked
+        blocked.discard(handle)
         self._resuming.discard(handle)
-        (self._blocked if state == _BLOCKED else self._resuming).add(handle)
-        self._note(handle, _STATES[state])
+        (blocked if state == BLOCKED else self._resuming).add(handle)
+        self._note(handle, STATES[state])
 
-    def _forget(self, handle: int, task: _Task) -> None:
+    def _forget(self, handle: int, task: Task) -> None:
         """A task is no longer the scheduler's: finished, lost or cancelled."""
-        if task.state == _QUEUED:
+        if task.state == QUEUED:
             self._dequeue(task)
         else:
             self._give_back(task)
             self._blocked.discard(handle)
+            self._apart.discard(handle)
+            self._asked.discard(handle)
             self._resuming.discard(handle)
         if task.worker is not None:
             del self._on_worker[task.worker]
         del self._tasks[handle]
         self._history.pop(handle, None)
 
-    def _enqueue(self, task: _Task) -> bool:
+    def _enqueue(self, task: Task) -> bool:
         """Queue a task; whether it is now the first of its shape."""
         task.shape.push(task.entry)
         self._queued += 1
         self._active[task.shape] = None
         return task.shape.head() is task.entry
 
-    def _dequeue(self, task: _Task) -> None:
+    def _dequeue(self, task: Task) -> None:
         """Take a task out of its queue."""
         task.shape.discard(task.entry[3])
         self._queued -= 1
@@ -488,71 +525,6 @@ class Scheduler:
         live, fast = len(pool.live), pool.fast_blocked
         return m.CapReached(pool.cap, live, fast, tuple(deepest), self._queued)
 
-    # --------------------------------------------------------------------- questions
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens that the node holds."""
-        return self._cpu.held
-
-    @property
-    def deferring(self) -> bool:
-        """Whether a task is kept waiting only by `FastDemand`, which must hence be kept true."""
-        return self._deferring
-
-    @property
-    def short_of_workers(self) -> bool:
-        """Whether assignments wait for a worker to be seen idle."""
-        return not self._workers.may_assign
-
-    def totals(self) -> dict[str, float]:
-        """What the session has, as `cluster_resources` reports it."""
-        return {name: from_units(n) for name, n in self._total_units().items() if n}
-
-    def available(self, free_tokens: int) -> dict[str, float]:
-        """What is not in use; as in Ray, what is used up is left out.
-
-        Parameters
-        ----------
-        free_tokens : int
-            Tokens that the node does not hold and no task uses, idle leases included.
-        """
-        return {name: from_units(n) for name, n in self._free_units(free_tokens).items() if n}
-
-    def why_infeasible(self, request: ResourceRequest | Mapping[str, object]) -> str | None:
-        """Say why a request can never be met, or None if it can."""
-        if not isinstance(request, ResourceRequest):
-            request = ResourceRequest.from_dict(request)
-        total = self._total_units()
-        asked = request.units()
-        if all(n <= total.get(name, 0) for name, n in asked.items()):
-            return None
-        there = ", ".join(format_amount(name, total.get(name, 0)) for name in asked)
-        return f"asks for {request}; this session has {there}"
-
-    def why_waiting(self, task: int, free_tokens: int = 0) -> str | None:
-        """Say what a task lacks, for the line on a long wait; None if it isn't waiting here.
-
-        `free_tokens` as in `available`.
-        """
-        known = self._tasks.get(task)
-        if known is None or known.state not in (_QUEUED, _RESUMING):
-            return None
-        request = known.shape.request
-        if known.state == _RESUMING:
-            return f"waits to get {format_amount(CPU, request.cpu)} back"
-        free = self._free_units(free_tokens)
-        there = ", ".join(format_amount(name, free[name]) for name in request.units())
-        return f"asks for {request}" + (f"; free now: {there}" if there else "")
-
-    def _total_units(self) -> dict[str, int]:
-        config = self.config
-        return {CPU: config.num_cpus * UNITS, GPU: config.num_gpus * UNITS, **self._pool.total}
-
-    def _free_units(self, free_tokens: int) -> dict[str, int]:
-        cpu = (free_tokens + self._cpu.held) * UNITS - self._cpu.used
-        return {CPU: cpu, GPU: sum(self._pool.gpu_free), **self._pool.free}
-
     def validate(self) -> None:
         """Check every invariant.
 
@@ -561,38 +533,4 @@ class Scheduler:
         AssertionError
             Telling what is wrong, and with ``debug`` what the task went through.
         """
-        states: list[list[int]] = [[] for _ in _STATES]
-        for handle, task in self._tasks.items():
-            states[task.state].append(handle)
-            story = f"task {handle} ({_STATES[task.state]}): {list(self._history.get(handle, ()))}"
-            placed = task.state != _QUEUED
-            assert task.entry[3] == handle, f"under a wrong number: {story}"
-            assert (task.allocation is not None) == placed, f"wrong allocation: {story}"
-            on_worker = task.state in (_RUNNING, _BLOCKED, _RESUMING)
-            assert (task.worker is not None) == on_worker, f"wrong worker: {story}"
-            if task.worker is not None:
-                found = self._on_worker.get(task.worker)
-                assert found == handle, f"its worker {task.worker} has {found}: {story}"
-            queued = task.shape.live.get(handle) is task.entry
-            assert queued != placed, f"{'' if queued else 'not '}in its queue: {story}"
-            assert (handle in self._blocked) == (task.state == _BLOCKED), f"not so: {story}"
-            assert (handle in self._resuming) == (task.state == _RESUMING), f"not so: {story}"
-        placed_count = sum(len(s) for s in states[_RUNNING:])
-        assert len(self._on_worker) == placed_count, f"workers with unknown tasks {self._on_worker}"
-        assert len(self._blocked) == len(states[_BLOCKED]), "unknown tasks are blocked"
-        assert len(self._resuming) == len(states[_RESUMING]), "unknown tasks wait to go on"
-        assert self._queued == len(states[_QUEUED]), "the count of queued tasks is wrong"
-        assert set(self._history) <= set(self._tasks), "a history outlived its task"
-        for shape in self._shapes.values():
-            shape.validate()
-            assert (shape in self._active) == bool(shape), f"wrongly (in)active: {shape.request}"
-        assert self._queued == sum(map(len, self._shapes.values())), "unknown tasks are queued"
-        running = [self._tasks[h] for h in states[_GIVEN] + states[_RUNNING]]
-        self._cpu.validate(sum(task.shape.request.cpu for task in running))
-        assert self._places_used == sum(not t.shape.request.cpu for t in running) <= self._places
-        self._pool.validate(t.allocation for t in self._tasks.values() if t.allocation)
-        if self._cpu.want or self._cpu.held > self._cpu.in_use:
-            waiting = [self._tasks[h] for h in states[_QUEUED] + states[_RESUMING]]
-            cpus = [t for t in waiting if t.shape.request.cpu]
-            assert cpus, f"{self._cpu.want} tokens wanted or kept, and nothing waits for a CPU"
-        self._workers.validate()
+        audit(self)

@@ -24,10 +24,25 @@ from typing import Any
 from pyray import definitions, protocol
 from pyray._core import control, recovery, serializer, shm, store, tasks
 from pyray.exceptions import OwnerDiedError, WorkerCrashedError, describe_exit
-from pyray.node import pool as m
+from pyray.node import messages as m
+from pyray.node.actors import Actors
+from pyray.node.dedicated import Dedicated
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
-from pyray.node.workers import Pipe, Worker, children, fork_worker
+from pyray.node.workers import (
+    PROC_ALIVE,
+    SHAPED_ACTOR,
+    SHAPED_BLOCKED,
+    SHAPED_NONE,
+    SHAPED_RUNS,
+    SHAPED_WANTS,
+    TASK_NODE,
+    Given,
+    Pipe,
+    Worker,
+    children,
+    fork_worker,
+)
 
 TICK_SECONDS = 1.0
 # How often the node looks at the fast path while that and tasks of other shapes take turns.
@@ -38,10 +53,7 @@ STUCK_SECONDS = 0.05
 GRACE_SECONDS = 0.25
 # Output for the driver that may pile up before the workers' pipes are left alone for a while.
 BACKLOG = 4 << 20
-SHAPED_NONE, SHAPED_RUNS, SHAPED_BLOCKED, SHAPED_WANTS = range(4)
-PROC_ALIVE = 2
 SESSION_VARIABLE = protocol.SESSION_VARIABLE
-TASK_NODE = 6
 
 
 class Shell:
@@ -85,7 +97,9 @@ class Shell:
         self.workers: dict[int, Worker] = {}
         self.by_fd: dict[int, Callable[[int], None]] = {}
         self.queue: deque[m.Event] = deque()
-        self.shapes: dict[frozenset[tuple[str, float]], int] = {}
+        self.shapes: dict[Any, int] = {}
+        self.kinds: dict[int, tuple[bool, str | None]] = {}  # shape -> (exclusive, environment)
+        self.standstill: m.CapReached | None = None  # one that something may still end
         self.shaped: dict[int, int] = {}  # task that the scheduler knows -> its shape
         self.gpu_names: list[str] = []
         self.sweeps = 0
@@ -117,6 +131,10 @@ class Shell:
                 max_workers=min(self.config["max_workers"], (self.files[1] - 64) // 6),
             )
         )
+        limit = self.scheduler.process_limit
+        size = self.config["num_cpus"]
+        self.dedicated = Dedicated(self.workers, limit, size, self._fork, self._task_ended)
+        self.actors = Actors(self.config["namespace"], self._place_actor, self._forget_actor)
         import multiprocessing
 
         import cloudpickle  # noqa: F401  (workers start with it)
@@ -149,13 +167,18 @@ class Shell:
                     self.look()  # nobody rings when a worker's wait is over
                     recovery.release_empty()
                     tasks.sweep()
+                    self.dedicated.tick(time.monotonic())
+                    if self.standstill is not None:
+                        self._refuse(self.standstill)
                     self.feed(m.Tick(time.monotonic(), control.idle_workers()))
         self._finish()
 
     def _needs_ticks(self) -> bool:
         """Nothing ticks in an idle session: it is to use no CPU at all."""
         return (
-            len(self.workers) > self.config["num_cpus"]
+            sum(not w.dedicated for w in self.workers.values()) > self.config["num_cpus"]
+            or bool(self.dedicated.idle())
+            or self.standstill is not None
             or recovery.pending()
             or bool(self.shaped)
             or store.duties()
@@ -290,23 +313,62 @@ class Shell:
         except Exception as error:
             return protocol.pickled(protocol.REPLY, (number, False, error))
 
-    def call_shape(self, request: dict[str, float]) -> tuple[int | None, str | None]:
-        """Number of a shape of resources, or why it can never be met."""
-        key = frozenset((k, float(v)) for k, v in request.items() if v or k == "CPU")
+    def call_shape(
+        self, request: dict[str, float], exclusive: bool = False, env: str | None = None
+    ) -> tuple[int | None, str | None]:
+        """Number of a shape of resources, or why it can never be met.
+
+        `exclusive` tasks have a process of their own each; those with an environment share one with
+        others of the same.
+        """
+        amounts = frozenset((k, float(v)) for k, v in request.items() if v or k == "CPU")
+        key = (amounts, exclusive, env)
         found = self.shapes.get(key)
         if found is not None:
             return found, None
         reason = self.scheduler.why_infeasible(request)
         if reason is not None:
             return None, reason
-        if key == frozenset({("CPU", 1.0)}):
+        if key == (frozenset({("CPU", 1.0)}), False, None):
             return 0, None  # the shape that workers run without the node
         number = len(self.shapes) + 1
         if number > 65535:
             return None, "is one shape too many: a session knows at most 65,535"
         self.shapes[key] = number
-        self.feed(m.ShapeRegistered(number, request))
+        self.kinds[number] = (exclusive, env)
+        self.feed(m.ShapeRegistered(number, request, exclusive or env is not None))
         return number, None
+
+    def call_create_actor(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Make an actor; what its handle consists of."""
+        return self.actors.create(spec)
+
+    def call_get_actor(self, name: str, namespace: str | None, slot: int) -> dict[str, Any]:
+        """What a handle of a named actor consists of, for the process in this slot."""
+        return self.actors.get(name, namespace, slot)
+
+    def call_named_actors(self, everywhere: bool) -> list[dict[str, str]]:
+        """Names and namespaces of named actors."""
+        return self.actors.named(everywhere)
+
+    def call_actor_spec(self, handle: int) -> dict[str, Any]:
+        """What an actor's process needs to know."""
+        return self.actors.spec(handle)
+
+    def call_kill_actor(self, handle: int, no_restart: bool) -> None:
+        """End an actor."""
+        self.actors.kill(handle, no_restart)
+
+    def call_settle_actor(self, handle: int, slot: int) -> None:
+        """Fail a call that came too late."""
+        self.actors.settle(handle, slot)
+
+    def _place_actor(self, task: int, shape: int, depth: int) -> None:
+        self.shaped[task] = shape
+        self.feed(m.TaskSubmitted(task, shape, depth))
+
+    def _forget_actor(self, task: int) -> None:
+        self.feed(m.TaskCancelled(task))
 
     def call_resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """(all, available) resources."""
@@ -326,19 +388,31 @@ class Shell:
                     "slot": w.slot,
                     "up": w.up,
                     "blocked": bool(blocked),
-                    "task": definitions.name_of(task[5]) if task else None,
+                    "dedicated": w.dedicated,
+                    "task": self.name_of(current) if task else None,
                     "ran": ran,
                 }
             )
         return out
+
+    def call_task_name(self, task: int) -> str:
+        """What a task runs."""
+        return self.name_of(task)
+
+    def name_of(self, task: int) -> str:
+        """What a task runs: a function, ``Class.method``, or ``Class.__init__``."""
+        actor, creates, number = control.task_target(task)
+        if actor:
+            return self.actors.name_of(actor, creates, number)
+        return definitions.name_of(number)
 
     def call_explain(self, task: int) -> str:
         """Where a task stands, for the line that a long wait prints."""
         view = control.task_view(task)
         if view is None:
             return "finished"
-        status, attempt, _, shape, _, func = view
-        name = definitions.name_of(func)
+        status, attempt, _, shape, _, _ = view
+        name = self.name_of(task)
         again = f" (attempt {attempt + 1})" if attempt else ""
         if status in (3, 4):
             for w in self.workers.values():
@@ -352,6 +426,8 @@ class Shell:
         if shape:
             why = self.scheduler.why_waiting(task, control.token_counts()[0])
             return f"{name} is queued: {why or 'for resources'}"
+        if control.task_target(task)[0]:
+            return f"{name} waits for its turn at the actor"
         return f"{name} is queued for a CPU"
 
     def _send(self, data: bytes) -> None:
@@ -407,6 +483,7 @@ class Shell:
             else:
                 self.shaped[task] = shape
                 self.feed(m.TaskSubmitted(task, shape, depth))
+        self.actors.look()
         self._count_tokens()
         self._collect_tokens()
         if control.take_spawn_request():
@@ -416,7 +493,7 @@ class Shell:
                 self.feed(m.NeedWorker(1))
         elif self.scheduler.short_of_workers and control.idle_workers():
             for w in self.workers.values():
-                if w.up and w.task is None:
+                if w.up and w.task is None and not w.dedicated:
                     self.feed(m.WorkerReady(w.slot))
                     break
         if self.sweeps != control.sweeps():
@@ -433,7 +510,7 @@ class Shell:
         found = False
         for w in self.workers.values():
             _, blocked, _, current, ran = control.process_view(w.slot)
-            if current or blocked or w.task is not None or w.retired:
+            if current or blocked or w.task is not None or w.retired or w.dedicated:
                 continue
             if w.between is None or w.between[0] != ran:
                 w.between = (ran, now)
@@ -446,12 +523,18 @@ class Shell:
             status, is_blocked, shaped, _, _ = control.process_view(w.slot)
             if not w.up and status == PROC_ALIVE:
                 w.up = True
-                self.feed(m.WorkerReady(w.slot))
-                continue  # it may have been given a task by now, so what was read is old
+                if not w.dedicated:
+                    self.feed(m.WorkerReady(w.slot))
+                    continue  # it may have been given a task by now, so what was read is old
             if w.task is None:
-                blocked += is_blocked
+                blocked += is_blocked and not w.dedicated
                 continue
-            if w.state in (SHAPED_RUNS,) and shaped in (SHAPED_BLOCKED, SHAPED_WANTS):
+            if w.state == SHAPED_RUNS and shaped == SHAPED_ACTOR:
+                w.state = SHAPED_ACTOR
+                # From here on it costs the node nothing: it blocks for good.
+                self.shaped.pop(w.task, None)
+                self.feed(m.WorkerBlocked(w.slot))
+            if w.state == SHAPED_RUNS and shaped in (SHAPED_BLOCKED, SHAPED_WANTS):
                 w.state = SHAPED_BLOCKED
                 self.feed(m.WorkerBlocked(w.slot))
             if w.state == SHAPED_BLOCKED and shaped == SHAPED_WANTS:
@@ -468,6 +551,8 @@ class Shell:
         task, worker.task = worker.task, None
         assert task is not None
         self.feed(m.TaskFinished(task, worker.slot))
+        if worker.dedicated:
+            self.dedicated.ended(worker, task)
         shape = self.shaped.pop(task, 0)
         view = control.task_view(task)
         if view is not None and view[0] == TASK_NODE:
@@ -522,7 +607,7 @@ class Shell:
             case m.StopWorker():
                 slot = control.retire_idle()
                 if slot is not None:
-                    self.workers[slot].retired = True
+                    self.workers[slot].retired = time.monotonic()
             case m.Requeue():
                 self.shaped.pop(i.task, None)
                 control.requeue(i.task, i.attempt)
@@ -537,13 +622,23 @@ class Shell:
                     f"{i.failures} workers in a row ended while they were starting; their output "
                     "above says why"
                 )
-                if not any(w.up for w in self.workers.values()):
+                if not any(w.up and not w.dedicated for w in self.workers.values()):
                     self._send(protocol.frame(protocol.FATAL, text.encode()))
 
     def _assign(self, i: m.Assign) -> None:
         gpus = ",".join(self.gpu_names[g] for g in i.gpu_ids)
         cpus = from_units(i.allocation.request.cpu)
         lease = f"{gpus};{cpus:g}"
+        if i.dedicated:
+            exclusive, env = self.kinds[self.shaped[i.task]]
+            answer = self.dedicated.assign(i.task, lease, exclusive, env)
+            if isinstance(answer, m.Assigned):
+                self.actors.placed(i.task, answer.worker, self.workers[answer.worker].pid)
+            elif isinstance(answer, m.AssignRefused):
+                del self.shaped[i.task]
+                self.actors.refused(i.task)
+            self.queue.append(answer)
+            return
         slot = control.assign(i.task, lease)
         deadline = time.monotonic() + 0.0005
         while slot is None and self._about_to_park() and time.monotonic() < deadline:
@@ -561,12 +656,21 @@ class Shell:
     def _about_to_park(self) -> bool:
         """Whether some worker looks for work at this moment: it gives up after some 50 us."""
         return any(
-            w.up and w.task is None and not w.retired and not control.process_view(w.slot)[3]
+            w.up
+            and w.task is None
+            and not (w.retired or w.dedicated)
+            and not control.process_view(w.slot)[3]
             for w in self.workers.values()
         )
 
     def _refuse(self, i: m.CapReached) -> None:
         """Nothing can move at the limit of processes: the wait of the deepest task is to raise."""
+        self.standstill = None
+        if not self.scheduler.at_standstill:
+            return
+        if self.dedicated.moving() or self.dedicated.retire_one():
+            self.standstill = i  # what moves outside the pool may end it: look again later
+            return
         blocked = [w.slot for w in self.workers.values() if control.process_view(w.slot)[1]]
         if blocked:
             control.refuse(max(blocked, key=control.depth_of), i.cap)
@@ -574,15 +678,20 @@ class Shell:
     # ---- workers ---------------------------------------------------------------------------
 
     def _start_worker(self) -> None:
-        worker = fork_worker(self.context, self.config, self._close_in_child)
-        if worker is None:
+        try:
+            self._fork()
+        except OSError:
+            # One worker fewer, not the end of the session.
             self.queue.append(m.WorkerDied(-1))
-            return
+
+    def _fork(self, given: Given | None = None) -> Worker:
+        worker = fork_worker(self.context, self.config, self._close_in_child, given)
         self.workers[worker.slot] = worker
         self._watch(worker.pidfd, partial(self._on_death, worker))
         for pipe in worker.pipes:
             self._watch(pipe.fd, partial(self._on_output, worker, pipe))
         self._watch(worker.link.fileno(), partial(self._on_worker_call, worker))
+        return worker
 
     def _close_in_child(self) -> None:
         """In a freshly forked worker: close what is the node's."""
@@ -626,7 +735,8 @@ class Shell:
         if control.stopping():
             self.ended = True  # workers go by themselves; nothing is to be replaced or retried
         slot = worker.slot
-        lost = control.lost_task(slot)
+        # What an actor had taken is settled with the actor.
+        lost = None if slot in self.actors.by_slot else control.lost_task(slot)
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
@@ -637,14 +747,22 @@ class Shell:
         del self.workers[slot]
         if self.ended:
             return
-        self.feed(m.WorkerDied(slot))
+        self.feed(m.DedicatedDied(slot) if worker.dedicated else m.WorkerDied(slot))
         if worker.task is not None:
             shape = self.shaped.pop(worker.task, 0)
             view = control.task_view(worker.task)
-            if view is not None and view[0] == TASK_NODE:
+            again = view is not None and view[0] == TASK_NODE
+            if again and worker.dedicated:
+                again = self.dedicated.died_before(worker, worker.task, what)
+            if view is not None and again:
                 # It died before it took up what it was given.
+                self.actors.not_taken_up(slot)
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
+        said = self.actors.process_ended(slot, code)
+        if said is not None:
+            name, line = said
+            self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
         if lost is not None and lost[1]:
             self._say_crash(worker, lost[0], what)
         if lost is not None:
@@ -660,7 +778,7 @@ class Shell:
         """A line in the driver's output, since nobody may ever get the task's result."""
         view = control.task_view(task)
         if view is not None:
-            name = definitions.name_of(view[5])
+            name = self.name_of(task)
             line = f"this worker {what} while it ran {name}"
             if view[2] < 0 or view[1] < view[2]:
                 line += f"; the task is run again (retry {view[1] + 1} of {view[2]})"
@@ -671,7 +789,7 @@ class Shell:
         if view is None:
             return
         pid, what, signal_name, exit_code = self.crash
-        name = definitions.name_of(view[5])
+        name = self.name_of(task)
         text = f"task {name}: its worker (pid={pid}) {what} while it ran"
         if view[1]:
             text += f", as in {view[1]} attempt(s) before"

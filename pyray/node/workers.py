@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.context import ForkContext
 from typing import Any
 
@@ -12,6 +13,32 @@ from pyray import protocol
 from pyray._core import control
 
 LINE_CAP = 1 << 16
+# As in _core/layout.h.
+SHAPED_NONE, SHAPED_RUNS, SHAPED_BLOCKED, SHAPED_WANTS, SHAPED_ACTOR = range(5)
+PROC_ALIVE = 2
+TASK_NODE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a dedicated worker is forked for.
+
+    Attributes
+    ----------
+    task : int
+        Its first task.
+    lease : str
+        What that was given: see `pyray.worker.main.before_shaped_task`.
+    exclusive : bool
+        Whether it has no other task, ever.
+    env : str or None
+        The runtime environment, if it is not the session's.
+    """
+
+    task: int
+    lease: str
+    exclusive: bool
+    env: str | None
 
 
 class Pipe:
@@ -64,8 +91,18 @@ class Worker:
         What it prints.
     link : socket.socket
         For calls from it.
-    up, retired : bool
-        Whether it has come up; whether it was told to end.
+    up : bool
+        Whether it has come up.
+    retired : float
+        When it was told to end, in seconds on the monotonic clock; 0: it was not.
+    dedicated, exclusive : bool
+        Whether it is outside the pool; whether it also has but one task in its life.
+    env : str or None
+        Runtime environment of a dedicated worker, if it is not the session's.
+    given : int
+        How many tasks a dedicated worker was given.
+    idle_since : float
+        When its last task ended; of dedicated workers.
     task : int or None
         The task with resources of its own that it was given.
     state : int
@@ -74,8 +111,20 @@ class Worker:
         How many tasks it had run when it was first seen between two of them, and when that was.
     """
 
-    def __init__(self, slot: int, process: Any, pipes: list[Pipe], link: socket.socket) -> None:
+    def __init__(
+        self,
+        slot: int,
+        process: Any,
+        pipes: list[Pipe],
+        link: socket.socket,
+        given: Given | None = None,
+    ) -> None:
         self.slot = slot
+        self.dedicated = given is not None
+        self.exclusive = given is not None and given.exclusive
+        self.env = given.env if given else None
+        self.given = 0
+        self.idle_since = 0.0
         self.process = process
         self.pid: int = process.pid
         self.pidfd = os.pidfd_open(process.pid)
@@ -83,7 +132,7 @@ class Worker:
         self.link = link
         self.frames = protocol.Frames()
         self.up = False
-        self.retired = False
+        self.retired = 0.0
         self.task: int | None = None
         self.state = 0
         self.between: tuple[int, float] | None = None
@@ -99,25 +148,37 @@ class Worker:
 
 
 def fork_worker(
-    context: ForkContext, config: dict[str, Any], close_in_child: Callable[[], None]
-) -> Worker | None:
-    """Fork one worker; None when all process slots are taken."""
-    slot = control.reserve_slot()
+    context: ForkContext,
+    config: dict[str, Any],
+    close_in_child: Callable[[], None],
+    given: Given | None = None,
+) -> Worker:
+    """Fork one worker of the pool, or a dedicated one with its first task.
+
+    Raises
+    ------
+    OSError
+        Out of process slots, descriptors, processes or memory.
+    """
+    slot = control.reserve_slot(given is not None)
     if slot is None:
-        return None
+        raise OSError("all process slots of the session are taken")
     opened: list[int] = []
     try:
+        if given is not None:
+            control.assign_first(slot, given.task, given.lease)
+            if given.env is not None:
+                config = {**config, "runtime_env": given.env}
         opened += os.pipe2(os.O_CLOEXEC)
         opened += os.pipe2(os.O_CLOEXEC)
         ours, theirs = socket.socketpair()
         opened += [ours.detach(), theirs.detach()]
-        return _fork(context, config, close_in_child, slot, opened)
+        return _fork(context, config, close_in_child, slot, opened, given)
     except OSError:
-        # Out of descriptors, processes or memory: one worker fewer, not the end of the session.
         for fd in opened:
             os.close(fd)
         control.release_slot(slot)
-        return None
+        raise
 
 
 def _fork(
@@ -126,6 +187,7 @@ def _fork(
     close_in_child: Callable[[], None],
     slot: int,
     opened: list[int],
+    given: Given | None,
 ) -> Worker:
     out_r, out_w, err_r, err_w, mine, link = opened
     process = context.Process(
@@ -140,7 +202,7 @@ def _fork(
     opened[:] = [out_r, err_r, mine]  # what the caller closes if the rest fails
     ours = socket.socket(fileno=mine)
     ours.setblocking(False)
-    return Worker(slot, process, [Pipe(out_r, 1), Pipe(err_r, 2)], ours)
+    return Worker(slot, process, [Pipe(out_r, 1), Pipe(err_r, 2)], ours, given)
 
 
 def _run(

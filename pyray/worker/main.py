@@ -9,10 +9,11 @@ import sys
 import threading
 from typing import Any
 
-from pyray import definitions, protocol
-from pyray._core import serializer, shm, store, tasks
+from pyray import definitions, protocol, runtime_env
+from pyray._core import running, serializer, shm, store, tasks
 from pyray._core.errors import NodeDiedError
 from pyray._core.serial_errors import DefinitionNotFoundError
+from pyray.worker import environment
 from pyray.worker.errors import make_error
 from pyray.worker.output import TaskOutput
 
@@ -103,6 +104,7 @@ def _become_worker(
     sys.stdout = sys.__stdout__ = TaskOutput(1)  # type: ignore[misc, assignment]
     sys.stderr = sys.__stderr__ = TaskOutput(2)  # type: ignore[misc, assignment]
     shm.set_process_name("pyray worker")
+    environment.set_up(runtime_env.from_text(config["runtime_env"]))
     _limit_threads(os.environ, 1)
     if config["num_gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -115,7 +117,7 @@ def _become_worker(
 
     node = NodeLink(socket.socket(fileno=link))
     session.become_worker(node, config)
-    tasks.set_worker_callbacks(load_function, make_error, before_shaped_task)
+    running.set_worker_callbacks(load_function, make_error, before_shaped_task)
     serializer.set_hooks(
         store.ObjectID,
         store.pack,
@@ -134,21 +136,30 @@ def _loop() -> int:
     control.ring()
     while True:
         try:
-            ran = tasks.work(seconds)
-        except tasks.WorkerExit as e:
+            ran = running.work(seconds)
+        except running.WorkerExit as e:
             _drain()
             return int(e.code)
+        except running.BecomeActor as e:
+            task = e.task
+            break
         if control.stopping():
             return 0
         sys.stdout.flush()
         sys.stderr.flush()
         holding = tasks.sweep()
         seconds = BUSY_SECONDS if ran or holding else IDLE_SECONDS
+    # Out of the handler, or whatever the actor raises would be told as raised while handling that.
+    from pyray.worker import actor
+
+    code = actor.live(task)
+    _drain()
+    return code
 
 
 def _interrupt(number: int, frame: Any) -> None:
     """SIGINT ends the task that runs, and nothing if there is none."""
-    if tasks.running():
+    if running.running():
         raise KeyboardInterrupt
 
 
@@ -168,6 +179,7 @@ def _drain() -> None:
 
 def load_function(number: int) -> Any:
     """A function by its number, ready to be called."""
+    environment.require(lambda: definitions.name_of(number))
     try:
         function, extra = definitions.load(number)
         if isinstance(function, int):
@@ -184,7 +196,7 @@ def load_function(number: int) -> Any:
     name, retry, max_calls = extra or ("", None, 0)
     if not name:
         name = getattr(function, "__name__", "task")
-    return tasks.Function(function, name, retry, max_calls)
+    return running.Function(function, name, retry, max_calls)
 
 
 def before_shaped_task(lease: str) -> None:

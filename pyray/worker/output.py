@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from pyray._core import tasks
+from pyray._core import running
 
 
 class TaskOutput(io.TextIOBase):
@@ -59,7 +59,7 @@ class TaskOutput(io.TextIOBase):
             self._send(text)
 
     def _send(self, text: str) -> None:
-        mark = f"\0{tasks.current_name()}\0"
+        mark = f"\0{running.current_name()}\0"
         data = "".join(f"{mark}{line}\n" for line in text.split("\n"))
         raw = data.encode(self.encoding, self.errors)
         while raw:

@@ -1,0 +1,28 @@
+from libc.stdint cimport uint32_t, uint64_t
+from pyray._core.layout cimport pr_task
+from pyray._core.tasks cimport TaskContext
+
+cdef class Function:
+    cdef object call
+    cdef readonly str name
+    cdef object retry           # None, or a tuple of exception classes
+    cdef int max_calls          # 0: no limit
+    cdef int calls
+
+cdef class Call(TaskContext):
+    cdef readonly Function function
+    cdef readonly bint over
+    cdef int attempt
+    cdef void done(self)
+
+cdef void finish(uint64_t handle) noexcept nogil
+cdef int store_error(pr_task *t, object error) except -1
+cdef int store_error_at(uint64_t task, object error) except -1
+cdef object run(pr_task *t, object call, uint64_t *failed)
+cdef int execute(uint64_t handle) except -1
+cdef int fail(pr_task *t, Function f, object error) except -1
+cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil
+cdef void enter(TaskContext me, uint64_t handle, uint32_t depth)
+cdef int ends_with(object error)
+cdef Call new_call(uint64_t handle)
+cdef int do_chores(Py_ssize_t n) except -1

@@ -1,0 +1,509 @@
+"""Running: the worker's end of the fast path, and how a task ends, whoever runs it.
+
+`work` claims tasks, runs them one after the other and seals their returns.  What an actor does with
+its calls is in actors.pyx; both run a task through `execute`, or, where several are under way at
+once, through a `Call`.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from pyray._core.compact cimport compact_decode as decode_inline
+from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
+from pyray._core.heap cimport heap_free
+from pyray._core.layout cimport *
+from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
+from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, task_recycle
+from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
+from pyray._core.store cimport (
+    RESULT, RESULT_MORE, borrow_for_view, has_duties, load_raw, say_unseen, store_value,
+)
+from pyray._core.tasks cimport TaskContext, here, holds_for_tasks, set_variable, the_only
+from pyray._core.waiting cimport begin_task, end_task, set_task_thread
+
+import os
+import sys
+
+from pyray._core.errors import ActorExit, ObjectLostError
+from pyray._core.tasks import sweep
+
+cdef Ctx *C = get_ctx()
+
+cdef dict _functions = {}
+cdef object _load_function = None
+cdef object _make_error = None
+cdef object _before_shaped = None
+cdef str _name = ""
+cdef uint32_t _sweeps = 0           # the last call to sweep that this process has followed
+
+
+@cython.final
+cdef class Function:
+    """A function as a worker runs it."""
+
+    def __init__(self, call, name, retry, max_calls):
+        self.call = call
+        self.name = name
+        self.retry = retry
+        self.max_calls = max_calls
+
+
+class WorkerExit(BaseException):
+    """The worker process is to end, with this exit code."""
+
+    def __init__(self, code):
+        self.code = code
+
+
+class BecomeActor(BaseException):
+    """The worker process is to be the actor that this task makes, for the rest of its life."""
+
+    def __init__(self, task):
+        self.task = task
+
+
+def set_worker_callbacks(load_function, make_error, before_shaped):
+    """What the worker does in Python: find a function by number -> Function; turn an exception into
+    what is stored; apply a task's GPUs and threads."""
+    global _load_function, _make_error, _before_shaped
+    _load_function = load_function
+    _make_error = make_error
+    _before_shaped = before_shaped
+    _functions.clear()
+
+
+def current_name():
+    """Name of the function that runs, or that ran last; empty before the first."""
+    if C.attached and C.me.role >= ROLE_WORKER:
+        me = here()
+        if isinstance(me, Call):
+            return (<Call>me).function.name if (<Call>me).function is not None else _name
+    return _name
+
+
+def several_at_once(variable):
+    """From now on calls run side by side here; the context variable tells which one asks.
+
+    An actor that holds CPUs counts as waiting while any of them waits; it takes its CPUs again in
+    the calling thread.
+    """
+    set_variable(variable)
+    if C.me.shaped == SHAPED_RUNS:
+        set_task_thread(True)
+        begin_task()
+
+
+# ---- how a task ends -----------------------------------------------------------------------
+
+cdef void finish(uint64_t handle) noexcept nogil:
+    """The returns are sealed: the record goes back, or to its submitter if it holds ids for it."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s, size = t.ext_size
+    if size:
+        t.ext_size = 0
+        heap_free(C, t.ext, size)
+    if at_load16(&t.flags) & TASK_F_HELD:
+        s = at_load64(&t.state)
+        at_store64(&t.state, (s & PR_KEEP_ATTEMPT) | TASK_DONE)
+        at_store64(&C.me.current, 0)
+        if not at_load16(&t.flags) & TASK_F_HELD:
+            # The submitter died meanwhile: the node has taken the flag away, and may have looked
+            # before we were done.
+            s = at_load64(&t.state)
+            if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
+                if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
+                    task_recycle(C, handle)
+    else:
+        task_recycle(C, handle)
+        at_store64(&C.me.current, 0)
+
+
+cdef int store_error(pr_task *t, object error) except -1:
+    """Seal all returns with an exception; one that cannot be stored is replaced by its text."""
+    cdef uint64_t *rets = returns_of(C, t)
+    cdef int i
+    cdef bint awaited = False
+    for i in range(t.nreturns):
+        if not alive(C, rets[i]) or sealed(C, rets[i]):
+            awaited = True
+            continue
+        if not at_load64(&object_at(C, rets[i]).state) & OBJ_DROPPED:
+            awaited = True
+        try:
+            store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
+        except Exception as problem:
+            try:
+                store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, RESULT,
+                            "exception")
+            except Exception:
+                # Not even its text fits into the store: what fits into the record always does.
+                store_value(rets[i], "its result did not fit", OBJ_ERROR, RESULT, "exception")
+    if not awaited:
+        say_unseen(error)
+    return 0
+
+
+cdef int store_error_at(uint64_t task, object error) except -1:
+    return store_error(task_at(C, task), error)
+
+
+cdef int store_result(pr_task *t, str name, object result) except -1:
+    """Seal the returns with what the function returned."""
+    cdef uint64_t *rets
+    cdef int i
+    if t.nreturns == 1:
+        return store_value(t.ret0, result, 0, RESULT, "result")
+    if t.nreturns == 0:
+        return 0
+    rets = returns_of(C, t)
+    if not isinstance(result, (tuple, list)):
+        try:
+            result = tuple(result)
+        except TypeError:
+            raise TypeError(
+                f"{name} was to return {t.nreturns} values (num_returns), but returned "
+                f"one, of type {type(result).__name__}") from None
+    if len(result) != t.nreturns:
+        raise ValueError(f"{name} was to return {t.nreturns} values (num_returns), but "
+                         f"returned {len(result)}")
+    for i in range(t.nreturns):
+        # An earlier attempt may have sealed it, and its id been dropped since.
+        if alive(C, rets[i]) and not sealed(C, rets[i]):
+            store_value(rets[i], result[i], 0,
+                        RESULT if i == t.nreturns - 1 else RESULT_MORE, "result")
+    return 0
+
+
+cdef object load_argument(uint64_t handle):
+    """A value that the submitter holds for the task, unless the submitter has died since."""
+    cdef object value
+    if not alive(C, handle):
+        raise ObjectLostError("an argument is gone: the process that submitted the task died")
+    if object_at(C, handle).state & (OBJ_INLINE | OBJ_COMPACT):
+        value = load_raw(handle, None)
+        if not alive(C, handle):
+            raise ObjectLostError("an argument is gone: the process that submitted the task died")
+        return value
+    return load_raw(handle, borrow_for_view(handle))
+
+
+cdef object run(pr_task *t, object call, uint64_t *failed):
+    """Call with the task's arguments; `failed` is set instead if one of them is an error."""
+    cdef pr_dep *d
+    cdef Py_ssize_t i
+    cdef object payload, values, names = None
+    cdef list mutable
+    failed[0] = 0
+    if t.flags & TASK_F_ARGS_OBJECT:
+        payload = load_argument(t.args_object)
+    else:
+        payload = decode_inline(<const char *>t.args, t.args_len)
+    if t.flags & TASK_F_KWARGS:
+        values, names = payload
+    else:
+        values = payload
+    if t.ndeps:
+        mutable = list(values)
+        d = deps_of(C, t)
+        for i in range(t.ndeps):
+            if alive(C, d[i].object) and object_at(C, d[i].object).state & OBJ_ERROR:
+                failed[0] = d[i].object
+                return None
+            mutable[d[i].position] = load_argument(d[i].object)
+        values = tuple(mutable)
+        mutable = None
+    payload = None
+    if names is not None:
+        i = len(values) - len(names)
+        kwargs = dict(zip(names, values[i:]))
+        values = values[:i]
+        return call(*values, **kwargs)
+    return call(*<tuple>values)
+
+
+cdef Function function_of(pr_task *t):
+    cdef object found = _functions.get(t.func)
+    if found is None:
+        found = _load_function(t.func)
+        _functions[t.func] = found
+    return <Function>found
+
+
+cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil:
+    cdef uint64_t s = at_load64(&t.state)
+    at_store_release64(&t.state, (s & ~<uint64_t>0xFF) | TASK_RUNNING)
+    C.me.started_ns = now_ns()
+    C.me.counter += 1
+    return attempt_of(s)
+
+
+cdef void enter(TaskContext me, uint64_t handle, uint32_t depth):
+    me.handle = handle
+    me.base = None
+    me.counter = 0
+    me.depth = depth
+
+
+cdef int ends_with(object error):
+    """Exit code of an exception that ends the process; -1 for others."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        return code if isinstance(code, int) else 0 if code is None else 1
+    if isinstance(error, ActorExit):
+        return 0
+    return -1
+
+
+cdef bint to_retry(pr_task *t, Function f, int attempt, object error):
+    return (t.flags & TASK_F_RETRY_EXC and not at_load16(&t.flags) & TASK_F_CANCELLED
+            and (t.max_retries < 0 or attempt < t.max_retries)
+            and (f is None or f.retry is None or isinstance(error, f.retry)))
+
+
+cdef int fail(pr_task *t, Function f, object error) except -1:
+    name = f.name if f is not None else getattr(error, "task_name", None)
+    return store_error(t, _make_error(error, name, False))
+
+
+cdef int execute(uint64_t handle) except -1:
+    """Run a claimed task to its end, whatever the user's code does.
+
+    Returns 1 if it is to be run again: it is READY, or at the node, then; for an actor's call the
+    caller sees to it, which keeps the order.
+    """
+    global _name
+    cdef pr_task *t = task_at(C, handle)
+    cdef TaskContext me = the_only()
+    cdef uint64_t failed = 0
+    cdef int attempt, code = -1
+    cdef Function f = None
+    PyErr_CheckSignals()    # a signal that came before the task did is none of its business
+    attempt = set_running(handle, t)
+    C.me.depth = t.depth
+    enter(me, handle, t.depth)
+    begin_task()
+    try:
+        f = function_of(t)
+        _name = f.name
+        result = run(t, f.call, &failed)
+        if C.forked:
+            leave_fork(None)
+        if failed:
+            store_error(t, load_raw(failed, None))
+        else:
+            store_result(t, f.name, result)
+        result = None
+    except BaseException as e:
+        if C.forked:
+            leave_fork(e)
+        code = ends_with(e)
+        if code < 0 and isinstance(e, Exception) and to_retry(t, f, attempt, e):
+            enter(me, 0, 0)
+            end_task()
+            retry(handle, t, attempt)
+            return 1
+        fail(t, f, e)
+    enter(me, 0, 0)
+    end_task()
+    C.me.depth = 0
+    finish(handle)
+    if code >= 0:
+        raise WorkerExit(code)
+    if f is not None and f.max_calls:
+        f.calls += 1
+        if f.calls >= f.max_calls:
+            raise WorkerExit(0)
+    return 0
+
+
+cdef void retry(uint64_t handle, pr_task *t, int attempt) noexcept nogil:
+    cdef uint64_t s = at_load64(&t.state)
+    cdef uint64_t status = TASK_READY if t.shape == 0 else TASK_NODE
+    C.me.depth = 0
+    at_store64(&C.me.moving, handle)
+    at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt + 1) | status)
+    at_store64(&C.me.current, 0)
+    enqueue(C, handle)
+    at_store64(&C.me.moving, 0)
+
+
+# ---- several at once -----------------------------------------------------------------------
+
+@cython.final
+cdef class Call(TaskContext):
+    """A claimed call of an actor that runs beside others, in a thread or a coroutine.
+
+    `begin`, then one of `finish` and `fail`; whoever calls them has made this the value of the
+    context variable.
+    """
+
+    def begin(self):
+        """Decode the arguments and call the method: returns what it returns, a coroutine if it is
+        an async one.  None, with `over` set, if an argument is an error."""
+        cdef pr_task *t = task_at(C, self.handle)
+        cdef uint64_t failed = 0
+        self.attempt = set_running(self.handle, t)
+        self.function = function_of(t)
+        result = run(t, self.function.call, &failed)
+        if failed:
+            store_error(t, load_raw(failed, None))
+            self.done()
+        return result
+
+    def finish(self, result):
+        """Seal its returns."""
+        cdef pr_task *t = task_at(C, self.handle)
+        store_result(t, self.function.name, result)
+        self.done()
+
+    def fail(self, error):
+        """Seal its returns with what it raised.  True if it is to be begun again instead; raises
+        WorkerExit if the process is to end."""
+        cdef pr_task *t = task_at(C, self.handle)
+        cdef int code = ends_with(error)
+        cdef uint64_t s
+        if (code < 0 and isinstance(error, Exception)
+                and to_retry(t, self.function, self.attempt, error)):
+            s = at_load64(&t.state)
+            at_store64(&t.state, (s & PR_LESS_ATTEMPT) | attempt_bits(self.attempt + 1))
+            self.base = None
+            self.counter = 0
+            return True
+        fail(t, self.function, error)
+        self.done()
+        if code >= 0:
+            raise WorkerExit(code)
+        return False
+
+    cdef void done(self):
+        finish(self.handle)
+        self.over = True
+
+    @property
+    def cancelled(self):
+        """Whether somebody has cancelled it."""
+        return not self.over and bool(at_load16(&task_at(C, self.handle).flags)
+                                      & TASK_F_CANCELLED)
+
+    @property
+    def group(self):
+        """Its concurrency group; 0 is the default one."""
+        return task_at(C, self.handle).group
+
+    @property
+    def method(self):
+        """Number of its method."""
+        return task_at(C, self.handle).func
+
+
+cdef Call new_call(uint64_t handle):
+    cdef Call c = Call.__new__(Call)
+    enter(c, handle, task_at(C, handle).depth)
+    return c
+
+
+# ---- the worker's loop ---------------------------------------------------------------------
+
+def leave_fork(error):
+    """A child that the task forked has come back from the task's function: it ends here, and must
+    touch nothing, since the task is its parent's."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = ends_with(error)
+    elif error is not None:
+        import traceback
+        traceback.print_exception(error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
+
+
+def running():
+    """Whether a task of the user's runs in this process at this moment."""
+    return the_only().handle != 0
+
+
+def running_shaped():
+    """Whether the running task holds resources that the node lent it."""
+    return bool(the_only().handle and C.me.shaped != SHAPED_NONE)
+
+
+def chores(Py_ssize_t n):
+    """Between two tasks: let go of what is held for nothing, when asked, and now and then."""
+    do_chores(n)
+
+
+cdef int do_chores(Py_ssize_t n) except -1:
+    global _sweeps
+    if at_load_relaxed32(&C.dispatch.sweep) != _sweeps:
+        _sweeps = at_load32(&C.dispatch.sweep)
+        sweep()
+    elif n % 16 == 0 and (has_duties() or holds_for_tasks()):
+        sweep()
+    return 0
+
+
+def work(double seconds):
+    """Run tasks until there was none for `seconds`, or the session ends.
+
+    Returns the number of tasks run.
+
+    Raises
+    ------
+    WorkerExit
+        A task called ``sys.exit``, or a function reached its ``max_calls``.
+    BecomeActor
+        The node gave this process an actor to be.
+    """
+    cdef uint64_t task, assigned = 0
+    cdef int64_t timeout = <int64_t>(seconds * 1e9)
+    cdef Py_ssize_t n = 0
+    set_task_thread(True)
+    try:
+        while True:
+            with nogil:
+                task = next_task(C, &assigned, timeout)
+            if task:
+                execute(task)
+            elif assigned:
+                run_assigned(assigned)
+            else:
+                PyErr_CheckSignals()
+                return n
+            n += 1
+            do_chores(n)
+    finally:
+        set_task_thread(False)
+        stop_searching(C)
+        token_release(C)
+
+
+cdef int run_assigned(uint64_t handle) except -1:
+    """A task that came from the node with resources of its own."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s
+    if handle == ASSIGNED_RETIRE:
+        raise WorkerExit(0)
+    s = at_load64(&t.state)
+    if (s & 0xFF) != TASK_NODE or gen_of(s) != gen_in(handle):
+        at_store32(&C.me.shaped, SHAPED_NONE)
+        ring_node(C)
+        return 0
+    at_store64(&C.me.current, handle)
+    if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
+        if t.flags & TASK_F_CREATES:
+            _before_shaped((<const char *>C.me.gpus).decode())
+            raise BecomeActor(handle)
+        try:
+            _before_shaped((<const char *>C.me.gpus).decode())
+            execute(handle)
+        finally:
+            at_store32(&C.me.shaped, SHAPED_NONE)
+            ring_node(C)
+            _before_shaped(";1")
+    else:
+        at_store32(&C.me.shaped, SHAPED_NONE)
+        ring_node(C)
+    return 0

@@ -1,0 +1,229 @@
+"""Handles of actors, and their methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyray import definitions
+from pyray._core import actors, shm, tasks
+from pyray._core.store import ObjectID
+from pyray.actor_interface import ANY_NUMBER, Interface, bind, raw_method
+from pyray.actor_options import check_method_options
+from pyray.exceptions import ActorDiedError, PendingCallsLimitExceeded
+
+
+class ActorMethod(actors.MethodCaller):
+    """A method of an actor, as ``handle.method``.
+
+    Attributes
+    ----------
+    remote : callable
+        ``handle.method.remote(*args, **kwargs)`` has the actor run it and returns its ObjectID at
+        once: a list of them with ``num_returns`` above 1, None with 0.
+    """
+
+    def __init__(self, handle: ActorHandle, name: str, options: dict[str, Any]) -> None:
+        interface = handle._interface
+        known = interface.methods[name]
+        super().__init__(handle._ref, handle._actor, f"{interface.name}.{name}", known.number)
+        # Not the handle: it keeps its methods, and a cycle would outlive the last reference.
+        self._interface = interface
+        self._settings = handle._settings
+        self._method = name
+        self._options = options
+        self.min_args, self.max_args = known.least, known.most
+        self._returns(options.get("num_returns", known.nreturns))
+        retries = options.get("max_task_retries", known.retries)
+        self.max_retries = handle._settings["max_task_retries"] if retries is None else retries
+        if options.get("retry_exceptions", known.retry_exceptions):
+            self.flags |= tasks.RETRY_EXCEPTIONS
+        group = options.get("concurrency_group")
+        self.group = known.group if group is None else interface.group(group, name)
+        self.window = max(0, options.get("_generator_backpressure_num_objects", known.window))
+        self.max_pending = max(0, handle._settings["max_pending_calls"])
+
+    def _returns(self, n: int | str) -> None:
+        if isinstance(n, int):
+            self.nreturns = n
+        else:
+            raise TypeError("generators are not there yet")
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options for the calls made through what this returns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An unknown option or a bad value.
+        """
+        changed = check_method_options(options, f"{self._name}.options()")
+        if isinstance(changed.get("retry_exceptions"), tuple):
+            raise ValueError(
+                f"{self._name}.options(): a list of exceptions to retry is given to @method, where "
+                "the class is defined; here retry_exceptions is True or False"
+            )
+        handle = ActorHandle(self.ref, self.actor, self._interface, 0, self._settings)
+        return ActorMethod(handle, self._method, {**self._options, **changed})
+
+    def check(self, args: Any, kwargs: Any) -> None:
+        """Raise the TypeError that the call would raise, where the class is known."""
+        cls = definitions.known(self._interface.definition)
+        raw = None if cls is None else raw_method(cls, self._method)
+        if raw is not None:
+            skip = 0 if isinstance(raw, staticmethod) else 1
+            bind(self._name, getattr(raw, "__func__", raw), skip, args, kwargs)
+
+    def dead(self) -> ActorDiedError:
+        """The error of a call of an actor that is gone, where no other is kept."""
+        return ActorDiedError(
+            f"the actor {self._interface.name} ({actor_id(self.ref)}) is dead: it was killed, or "
+            "ended by itself",
+            actor_id(self.ref),
+            self._interface.name,
+        )
+
+    def full(self, pending: int) -> None:
+        """Refuse a call because too many are unfinished."""
+        raise PendingCallsLimitExceeded(
+            f"{self._name}: {pending} calls from this process are unfinished, and the actor's "
+            f"max_pending_calls is {self.max_pending}; get some results first"
+        )
+
+    def settle(self) -> None:
+        """Have the node fail a call that came too late."""
+        from pyray import session
+
+        current = session.current()
+        if current is not None:  # else another thread is ending it, and the call with it
+            current.call("settle_actor", self.actor, shm.self_slot())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"the actor's method {self._name} cannot be called directly: call "
+            f".{self._method}.remote(...)"
+        )
+
+    def __repr__(self) -> str:
+        return f"ActorMethod({self._name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        handle = ActorHandle(self.ref, self.actor, self._interface, 0, self._settings)
+        return _rebuild_method, (handle, self._method, self._options)
+
+
+def _rebuild_method(handle: ActorHandle, name: str, options: dict[str, Any]) -> ActorMethod:
+    return ActorMethod(handle, name, options)
+
+
+class ActorHandle:
+    """Refers to an actor: its attributes are the actor's methods.
+
+    An actor lives as long as there are handles of it, in any process, in arguments of tasks or in
+    objects. Handles can be passed to tasks and other actors.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote
+    ... class Box:
+    ...     def keep(self, x):
+    ...         return x
+    >>> box = Box.remote()
+    >>> isinstance(box, ray.ActorHandle), ray.get(box.keep.remote(1))
+    (True, 1)
+    """
+
+    _ref: ObjectID
+    _actor: int
+    _interface: Interface
+    _number: int
+    _settings: dict[str, Any]
+
+    def __init__(
+        self,
+        ref: ObjectID,
+        actor: int,
+        interface: Interface,
+        number: int,
+        settings: dict[str, Any],
+    ) -> None:
+        # Straight into the dictionary: `__getattr__` answers for whatever is not there.
+        self.__dict__.update(
+            _ref=ref, _actor=actor, _interface=interface, _number=number, _settings=settings
+        )
+
+    def __class_getitem__(cls, item: Any) -> type[ActorHandle]:
+        return cls  # for annotations
+
+    def _check(self) -> None:
+        """Raise unless the handle is of this process's session."""
+        actors.check_ref(self._ref)
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        interface: Interface | None = self.__dict__.get("_interface")
+        if interface is None or name not in interface.methods:
+            if interface is None or (name.startswith("__") and name.endswith("__")):
+                raise AttributeError(name)
+            there = ", ".join(n for n in interface.methods if not n.startswith("__"))
+            raise AttributeError(
+                f"the actor class {interface.name} has no method {name!r}; it has {there or 'none'}"
+                " (an actor's fields are reached through methods only)"
+            )
+        made = self.__dict__[name] = ActorMethod(self, name, {})
+        return made
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"{self!r}: fields of an actor cannot be set from outside ({name!r}); write a method "
+            "that does"
+        )
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._interface.methods)
+
+    @property
+    def _actor_id(self) -> str:
+        return actor_id(self._ref)
+
+    @property
+    def _ray_actor_id(self) -> str:
+        return actor_id(self._ref)
+
+    def __repr__(self) -> str:
+        return f"Actor({self._interface.name}, {actor_id(self._ref)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ActorHandle):
+            return NotImplemented
+        return bool(self._ref == other._ref)
+
+    def __hash__(self) -> int:
+        return hash(self._ref)
+
+    def __copy__(self) -> ActorHandle:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ActorHandle:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        number = self._number or definitions.export(self._interface)
+        return _rebuild, (self._ref, self._actor, number, self._settings)
+
+
+def actor_id(ref: ObjectID) -> str:
+    """An actor's id, in hexadecimal digits: the first 16 bytes of its ref's."""
+    return ref.hex()[:32]
+
+
+def rebuild_handle(ref: ObjectID, actor: int, interface: int, settings: dict[str, Any]) -> Any:
+    """A handle from what the node says of an actor."""
+    return _rebuild(ref, actor, interface, settings)
+
+
+def _rebuild(ref: ObjectID, actor: int, number: int, settings: dict[str, Any]) -> ActorHandle:
+    interface = definitions.import_definition(number)
+    return ActorHandle(ref, actor, interface, number, settings)
+
+
+__all__ = ["ANY_NUMBER", "ActorHandle", "ActorMethod", "actor_id", "rebuild_handle"]

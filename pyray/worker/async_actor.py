@@ -1,0 +1,130 @@
+"""An actor with async methods: all calls run as coroutines in one event loop.
+
+The loop has the main thread. A second thread sleeps at the mailboxes and hands over what it takes:
+so nothing polls, and the loop is woken once for all the calls that have come in together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from types import CoroutineType
+from typing import Any
+
+from pyray._core import actors, control, futures, running
+from pyray.worker.actor import BUSY_SECONDS, IDLE_SECONDS, chores
+from pyray.worker.threaded_actor import AHEAD, this_call
+
+AT_A_TIME = 256
+
+
+class Group:
+    """Calls of one concurrency group."""
+
+    __slots__ = ("limit", "pending", "running")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.running = 0
+        self.pending: deque[running.Call] = deque()
+
+
+class Loop:
+    """Runs calls in the event loop.
+
+    Parameters
+    ----------
+    host : Host
+        The actor's mailboxes.
+    limits : list of int
+        Calls at a time, by number of the group.
+    """
+
+    def __init__(self, host: actors.Host, limits: list[int]) -> None:
+        self.host = host
+        self.groups = [Group(limit) for limit in limits]
+        # One counter for each thread, so that neither loses what the other adds.
+        self.taken = 0
+        self.ended = 0
+        self.loop = asyncio.new_event_loop()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.room = threading.Event()
+        self.room.set()
+        self.exit_code: int | None = None
+
+    @property
+    def unfinished(self) -> int:
+        """Calls taken that have not ended."""
+        return self.taken - self.ended
+
+    def feed(self) -> None:
+        """The second thread: take calls to the loop until the actor ends."""
+        seconds = BUSY_SECONDS
+        while self.exit_code is None:
+            calls = self.host.take(seconds, AT_A_TIME)
+            self.host.settle()
+            if calls:
+                self.taken += len(calls)
+                seconds = BUSY_SECONDS
+                self.loop.call_soon_threadsafe(self._start, calls)
+                if self.unfinished > AHEAD:
+                    self.room.clear()
+                    self.room.wait(BUSY_SECONDS)
+                continue
+            if control.stopping() or (self.host.over and not self.unfinished):
+                self.exit_code = 0
+                break
+            holding = chores()
+            seconds = BUSY_SECONDS if holding or self.unfinished else IDLE_SECONDS
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def _start(self, calls: list[running.Call]) -> None:
+        for call in calls:
+            group = self.groups[call.group]
+            if group.running < group.limit and not group.pending:
+                self._begin(group, call)
+            else:
+                group.pending.append(call)
+
+    def _begin(self, group: Group, call: running.Call) -> None:
+        group.running += 1
+        task = self.loop.create_task(self._run(group, call))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _run(self, group: Group, call: running.Call) -> None:
+        this_call.set(call)
+        try:
+            while True:
+                try:
+                    result: Any = call.begin()
+                    if isinstance(result, CoroutineType) or hasattr(result, "__await__"):
+                        result = await result
+                    if not call.over:
+                        call.finish(result)
+                    break
+                except BaseException as error:
+                    if not call.fail(error):
+                        break
+        except running.WorkerExit as e:
+            self.exit_code = int(e.code)
+            self.loop.stop()
+        finally:
+            futures.settle()  # a wait of its in another thread may have given up the actor's CPUs
+            group.running -= 1
+            self.ended += 1
+            if not self.room.is_set():
+                self.room.set()
+            while group.pending and group.running < group.limit:
+                self._begin(group, group.pending.popleft())
+
+
+def serve_in_loop(host: actors.Host, limits: list[int]) -> int:
+    """Run an actor's calls in an event loop until it ends; the process's exit code."""
+    running.several_at_once(this_call)
+    loop = Loop(host, limits)
+    asyncio.set_event_loop(loop.loop)
+    threading.Thread(target=loop.feed, name="pyray-mailboxes", daemon=True).start()
+    loop.loop.run_forever()
+    return loop.exit_code or 0
