@@ -203,6 +203,7 @@ class Actors:
     def spec(self, handle: int) -> dict[str, Any]:
         """What an actor's process needs to know of itself."""
         actor = self.all[handle]
+        drops = not actor.options["max_restarts"] and len(actor.kept) > actor.detached
         return {
             **actor.spec,
             "id": actor.id,

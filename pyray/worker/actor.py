@@ -94,7 +94,7 @@ class Actor:
             if isinstance(error, TaskError):
                 cause, what = error, "an argument of its constructor is an error"
             else:
-                cause = make_error(error, detail, False)
+                cause: BaseException = make_error(error, detail, False)
                 what = f"its constructor, in worker pid={pid}, raised"
             return ActorDiedError(
                 f"the actor {self.name} ({self.id}) could not be made: {what}\n{cause}",
