@@ -208,8 +208,7 @@ class Actors:
             **actor.spec,
             "id": actor.id,
             "restarts": actor.restarts,
-            "drops_arguments": not actor.options["max_restarts"]
-            and len(actor.kept) > actor.detached,
+            "drops_arguments": drops,
         }
 
     def made(self, handle: int) -> None:

@@ -91,10 +91,11 @@ class Actor:
             return make_error(error, detail, unstorable)
         pid = os.getpid()
         if not self.made:
+            cause: BaseException
             if isinstance(error, TaskError):
                 cause, what = error, "an argument of its constructor is an error"
             else:
-                cause: BaseException = make_error(error, detail, False)
+                cause = make_error(error, detail, False)
                 what = f"its constructor, in worker pid={pid}, raised"
             return ActorDiedError(
                 f"the actor {self.name} ({self.id}) could not be made: {what}\n{cause}",
