@@ -116,7 +116,7 @@ typedef struct {
     uint64_t off_units, off_slabs, off_payload;
     uint64_t n_units, n_chunks;
     uint32_t num_tokens;       /* CPUs */
-    uint32_t spare;
+    uint32_t actors_high;      /* node: highest entry for an actor that was ever used + 1 */
     uint8_t root_id[20];       /* id of the driver's root task */
     /* counters changed by anybody, each on a line of its own */
     uint32_t chunks_used __attribute__((aligned(64)));  /* bump allocator of chunks: fetch_add */

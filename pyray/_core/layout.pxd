@@ -142,7 +142,7 @@ cdef extern from "layout.h" nogil:
         uint64_t off_units, off_slabs, off_payload
         uint64_t n_units, n_chunks
         uint32_t num_tokens
-        uint32_t spare
+        uint32_t actors_high
         uint8_t root_id[20]
         uint32_t chunks_used
         uint32_t funcs_used

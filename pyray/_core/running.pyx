@@ -17,9 +17,10 @@ from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, borrow_for_view, has_duties, load_raw, say_unseen, store_value,
+    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, has_duties, load_raw, put_value,
+    say_unseen, store_value,
 )
-from pyray._core.tasks cimport TaskContext, here, holds_for_tasks, set_variable, the_only
+from pyray._core.tasks cimport TaskContext, base, here, holds_for_tasks, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 import os
@@ -83,8 +84,15 @@ def current_name():
 
 
 def several_at_once(variable):
-    """From now on calls run side by side here; the context variable tells which one asks."""
+    """From now on calls run side by side here; the context variable tells which one asks.
+
+    An actor that holds CPUs counts as waiting while any of them waits; it takes its CPUs again in
+    the calling thread.
+    """
     set_variable(variable)
+    if C.me.shaped == SHAPED_RUNS:
+        set_task_thread(True)
+        begin_task()
 
 
 # ---- how a task ends -----------------------------------------------------------------------
@@ -113,7 +121,10 @@ cdef void finish(uint64_t handle) noexcept nogil:
 
 
 cdef int store_error(pr_task *t, object error) except -1:
-    """Seal all returns with an exception; one that cannot be stored is replaced by its text."""
+    """Seal all returns with an exception; one that cannot be stored is replaced by its text.
+
+    It may be the id of one: the node passes a user's exception on without unpickling it.
+    """
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
     cdef bint awaited = False
@@ -124,7 +135,10 @@ cdef int store_error(pr_task *t, object error) except -1:
         if not at_load64(&object_at(C, rets[i]).state) & OBJ_DROPPED:
             awaited = True
         try:
-            store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
+            if type(error) is ObjectID:
+                copy_value(rets[i], <ObjectID>error, OBJ_ERROR)
+            else:
+                store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
             try:
                 store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, RESULT,
@@ -132,7 +146,7 @@ cdef int store_error(pr_task *t, object error) except -1:
             except Exception:
                 # Not even its text fits into the store: what fits into the record always does.
                 store_value(rets[i], "its result did not fit", OBJ_ERROR, RESULT, "exception")
-    if not awaited:
+    if not awaited and type(error) is not ObjectID:
         say_unseen(error)
     return 0
 
@@ -254,6 +268,15 @@ cdef bint to_retry(pr_task *t, Function f, int attempt, object error):
             and (f is None or f.retry is None or isinstance(error, f.retry)))
 
 
+cdef object put_error(Function f, object error):
+    """A constructor's exception as an object of its own."""
+    value = _make_error(error, f.name, False)
+    try:
+        return put_value(value, base(the_only()), 0, "exception")
+    except Exception as problem:
+        return put_value(_make_error(value, problem, True), base(the_only()), 0, "exception")
+
+
 cdef int fail(pr_task *t, Function f, object error) except -1:
     name = f.name if f is not None else getattr(error, "task_name", None)
     return store_error(t, _make_error(error, name, False))
@@ -339,6 +362,8 @@ cdef class Call(TaskContext):
         self.attempt = set_running(self.handle, t)
         self.function = function_of(t)
         result = run(t, self.function.call, &failed)
+        if C.forked:
+            leave_fork(None)
         if failed:
             store_error(t, load_raw(failed, None))
             self.done()
@@ -347,6 +372,8 @@ cdef class Call(TaskContext):
     def finish(self, result):
         """Seal its returns."""
         cdef pr_task *t = task_at(C, self.handle)
+        if C.forked:
+            leave_fork(None)
         store_result(t, self.function.name, result)
         self.done()
 
@@ -356,6 +383,8 @@ cdef class Call(TaskContext):
         cdef pr_task *t = task_at(C, self.handle)
         cdef int code = ends_with(error)
         cdef uint64_t s
+        if C.forked:
+            leave_fork(error)
         if (code < 0 and isinstance(error, Exception)
                 and to_retry(t, self.function, self.attempt, error)):
             s = at_load64(&t.state)
