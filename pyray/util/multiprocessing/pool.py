@@ -10,7 +10,7 @@ from typing import Any
 import pyray as ray
 from pyray.util.multiprocessing.engine import Chunk, Engine
 from pyray.util.multiprocessing.results import AsyncResult, IMapIterator, MapResult, Result
-from pyray.util.multiprocessing.worker import APPLY, MAP, STARMAP
+from pyray.util.pool_worker import APPLY, MAP, STARMAP
 
 __all__ = ["Pool"]
 
