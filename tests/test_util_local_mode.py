@@ -52,8 +52,7 @@ def test_queue():
 
 
 def test_pool():
-    seen = []
-    with Pool(2, seen.append, ("begun",), maxtasksperchild=3) as pool:
+    with Pool(2, str, ("begun",), maxtasksperchild=3) as pool:
         assert pool.map(lambda x: os.getpid(), range(10)) == [os.getpid()] * 10
         assert list(pool.imap(abs, iter([-1, 2]))) == [1, 2]
         with pytest.raises(ZeroDivisionError):
