@@ -45,7 +45,6 @@ from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 from pyray._core.errors import OutOfRecordsError, SessionError
 from pyray._core.running import leave_fork
 from pyray._core.store import unpack
-from pyray._core.tasks import ArgumentPath
 
 cdef Ctx *C = get_ctx()
 
@@ -114,7 +113,7 @@ cdef class MethodCaller(Target):
         self.actor = actor
         self._name = name
         self.func = number
-        self.path = ArgumentPath(self)
+        self.path = f"arguments of {name}: args"  # not itself: a cycle would keep the actor
         self.nreturns = 1
         self.max_args = -1
         self.epoch = self.ref.epoch
