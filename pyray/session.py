@@ -226,7 +226,7 @@ class Session(Resources):
                 with self._reply_arrived:
                     self._replies[number] = (ok, value)
                     self._reply_arrived.notify_all()
-                del value  # it may hold an actor's ref, which would live until the next reply
+                del value  # or this thread would hold it until the next frame
             elif kind == protocol.HELLO:
                 self._hello.set()
             elif kind == protocol.SWEEP:

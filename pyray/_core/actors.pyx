@@ -45,6 +45,7 @@ from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 from pyray._core.errors import OutOfRecordsError, SessionError
 from pyray._core.running import leave_fork
 from pyray._core.store import unpack
+from pyray._core.tasks import ArgumentPath
 
 cdef Ctx *C = get_ctx()
 
@@ -113,7 +114,7 @@ cdef class MethodCaller(Target):
         self.actor = actor
         self._name = name
         self.func = number
-        self.path = f"arguments of {name}: args"  # not itself: a cycle would keep the actor
+        self.path = ArgumentPath(name)
         self.nreturns = 1
         self.max_args = -1
         self.epoch = self.ref.epoch
