@@ -10,9 +10,9 @@ import threading
 import time
 
 import pytest
+from helpers import wait_until
 
 import pyray
-from helpers import wait_until
 from pyray import exceptions
 from pyray.runtime_context import RuntimeContext
 from pyray.runtime_env import RuntimeEnv

@@ -205,14 +205,14 @@ class Actors:
     def spec(self, handle: int) -> dict[str, Any]:
         """What an actor's process needs to know of itself."""
         actor = self.all[handle]
+        drops = not actor.options["max_restarts"] and len(actor.kept) > actor.detached
         return {
             **actor.spec,
             "id": actor.id,
             "restarts": actor.restarts,
             "ref": actor.ref,
             "settings": actor.settings(),
-            "drops_arguments": not actor.options["max_restarts"]
-            and len(actor.kept) > actor.detached,
+            "drops_arguments": drops,
         }
 
     def made(self, handle: int) -> None:

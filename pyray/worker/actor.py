@@ -91,6 +91,7 @@ class Actor:
             return make_error(error, detail, unstorable)
         pid = os.getpid()
         if not self.made:
+            cause: BaseException
             if isinstance(error, TaskError):
                 cause, what = error, "an argument of its constructor is an error"
             else:
