@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyray import definitions, session
 from pyray._core import census, events, ids
@@ -24,8 +24,7 @@ NORMAL, CREATION, METHOD = "NORMAL_TASK", "ACTOR_CREATION_TASK", "ACTOR_TASK"
 _offset = time.time_ns() - time.monotonic_ns()
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One attempt at a task.
 
     Attributes

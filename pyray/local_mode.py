@@ -6,8 +6,7 @@ Values still go through the store, so what is read-only or copied elsewhere is s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyray import runtime_env, session
 from pyray._core import tasks
@@ -19,8 +18,7 @@ from pyray.worker import environment
 from pyray.worker.errors import make_error
 
 
-@dataclass
-class Running:
+class Running(NamedTuple):
     """A call under way, for those who ask what runs."""
 
     number: int

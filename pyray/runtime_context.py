@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyray import api, definitions, identity, runtime_env, session
 from pyray._core import census, ids, running, shm, store
@@ -17,8 +16,7 @@ _shapes: dict[int, dict[str, float]] = {}
 _epoch = -1
 
 
-@dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     """The task that asks."""
 
     id: str

@@ -16,7 +16,7 @@ import pyray
 from pyray import exceptions
 from pyray.runtime_context import RuntimeContext
 from pyray.runtime_env import RuntimeEnv
-from pyray.util.state import get_actor, get_task, get_worker, list_tasks
+from pyray.util.state import get_actor, get_task, get_worker, list_objects, list_tasks
 
 TASK = re.compile(r"[0-9a-f]{40}")
 
@@ -444,6 +444,35 @@ def test_an_actor_that_was_passed_on_by_itself_lives(ray):
     # What it still has of itself has not become something that keeps it alive.
     ray.get(box.drop.remote())
     _gone(pid)
+
+
+def test_the_own_handle_of_an_actor_that_nobody_holds(ray, gate):
+    @ray.remote
+    class Last:
+        def run(self, gate):
+            gate.wait()
+            me = ray.get_runtime_context().current_actor
+            later = me.more.remote()
+            try:
+                ray.put([me])
+            except exceptions.SerializationError as error:
+                return [later], str(error.__cause__)
+
+        def more(self):
+            return 7
+
+    actor = Last.remote()
+    name = actor._actor_id
+    ref = actor.run.remote(gate)
+    del actor
+    wait_until(
+        lambda: not any(o.object_id.startswith(name) for o in list_objects()),
+        what="the end of the handle",
+    )
+    gate.open()
+    (later,), problem = ray.get(ref)
+    assert ray.get(later) == 7, "what it sends itself is run before it ends"
+    assert "nobody holds this actor any more" in problem
 
 
 def test_current_actor_is_for_actors(ray):

@@ -64,6 +64,7 @@ def calling_task():
 
 def chunks():
     """Number of chunks of records that have been used."""
+    check_session()
     cdef uint32_t n = at_load32(&C.head.chunks_used)
     return n if n < C.head.n_chunks else C.head.n_chunks
 
@@ -112,10 +113,7 @@ cdef bint results_there(pr_task *t) noexcept nogil:
     return True
 
 
-def tasks_in(uint32_t chunk):
-    """Tasks of a chunk that have not ended: (id, parent's id, number of retries, where it stands,
-    slot of the process that has taken it or None, when it started in ns of the monotonic clock or
-    0, actor's handle, whether it makes that, number of the function, shape)."""
+cdef list tasks_of(uint32_t chunk):
     cdef pr_task t
     cdef uint64_t slot, handle
     cdef uint32_t i, p
@@ -149,24 +147,22 @@ def tasks_in(uint32_t chunk):
     return found
 
 
-def ending_in(uint32_t chunk):
-    """Whether a chunk has a task whose results are there and which has not quite ended."""
+cdef list ending_of(uint32_t chunk):
     cdef pr_task t
     cdef uint32_t i
     cdef uint64_t slot
     if C.chunks[chunk].kind != KIND_TASKS:
-        return False
+        return []
     for i in range(0, PR_CHUNK_GRANULES, 2):
         slot = <uint64_t>chunk * PR_CHUNK_GRANULES + i
         if ((at_load64(&task_at(C, slot).state) & 0xFF) == TASK_RUNNING and snapshot(slot, &t)
                 and not t.flags & TASK_F_CREATES and results_there(&t)
                 and at_load64(&task_at(C, slot).state) == t.state):
-            return True
-    return False
+            return [True]
+    return []
 
 
-def retried_in(uint32_t chunk):
-    """[(id, number of retries)] of the tasks of a chunk that are being run again."""
+cdef list retried_of(uint32_t chunk):
     cdef pr_task t
     cdef uint32_t i
     cdef uint64_t slot
@@ -207,9 +203,7 @@ cdef object name_of(uint64_t slot, uint64_t s):
     return None
 
 
-def objects_in(uint32_t chunk):
-    """Objects of a chunk: (handle, id, whether it is there, flags, bytes, slot of its owner, slots
-    of its holders, where the task that makes it stands and its number of retries, or None)."""
+cdef list objects_of(uint32_t chunk):
     cdef pr_object *o
     cdef pr_object copy
     cdef pr_task t
@@ -240,9 +234,7 @@ def objects_in(uint32_t chunk):
     return found
 
 
-def used_in(uint32_t chunk):
-    """[(object's handle, slot of the process that holds it for that)] of a chunk: arguments of
-    tasks that have not ended, or ids inside values, whichever the chunk has."""
+cdef list used_of(uint32_t chunk):
     cdef uint32_t i
     cdef list found = []
     if C.chunks[chunk].kind == KIND_TASKS:
@@ -256,6 +248,7 @@ def used_in(uint32_t chunk):
 
 def has_tasks(uint32_t chunk):
     """Whether a chunk holds records of tasks."""
+    check_session()
     return C.chunks[chunk].kind == KIND_TASKS
 
 
@@ -305,10 +298,55 @@ cdef int contents(uint64_t slot, list found) except -1:
 def definitions():
     """Handles of the objects that hold pickled functions and classes."""
     cdef uint32_t i
+    check_session()
     return {C.funcs[i].object for i in range(min(at_load32(&C.head.funcs_used),
                                                  <uint32_t>PR_MAX_FUNCS))}
 
 
 def process(uint32_t p):
     """(pid, status, role) of a process slot."""
+    check_session()
     return C.procs[p].pid, at_load32(&C.procs[p].status), C.procs[p].role
+
+
+# ---- for Python ------------------------------------------------------------------------------
+
+ctypedef list (*Lister)(uint32_t)
+
+
+cdef list listed(Lister lister, uint32_t chunk):
+    check_session()
+    C.inflight += 1     # what is made here may run destructors, and they other threads
+    try:
+        return lister(chunk)
+    finally:
+        C.inflight -= 1
+
+
+def tasks_in(uint32_t chunk):
+    """Tasks of a chunk that have not ended: (id, parent's id, number of retries, where it stands,
+    slot of the process that has taken it or None, when it started in ns of the monotonic clock or
+    0, actor's handle, whether it makes that, number of the function, shape)."""
+    return listed(tasks_of, chunk)
+
+
+def ending_in(uint32_t chunk):
+    """Whether a chunk has a task whose results are there and which has not quite ended."""
+    return bool(listed(ending_of, chunk))
+
+
+def retried_in(uint32_t chunk):
+    """[(id, number of retries)] of the tasks of a chunk that are being run again."""
+    return listed(retried_of, chunk)
+
+
+def objects_in(uint32_t chunk):
+    """Objects of a chunk: (handle, id, whether it is there, flags, bytes, slot of its owner, slots
+    of its holders, where the task that makes it stands and its number of retries, or None)."""
+    return listed(objects_of, chunk)
+
+
+def used_in(uint32_t chunk):
+    """[(object's handle, slot of the process that holds it for that)] of a chunk: arguments of
+    tasks that have not ended, or ids inside values, whichever the chunk has."""
+    return listed(used_of, chunk)

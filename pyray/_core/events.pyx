@@ -12,6 +12,7 @@ from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, returns_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at
+from pyray._core.store cimport check_session
 
 cdef extern from *:
     """
@@ -73,6 +74,7 @@ cdef uint32_t outcome_of(pr_task *t) noexcept nogil:
 
 def processes():
     """Number of process slots that were ever used."""
+    check_session()
     return at_load32(&C.head.procs_high)
 
 
@@ -80,7 +82,15 @@ def read(uint32_t p, bint retries=False):
     """The events of a process slot, oldest first: (task's id, its parent's, attempt, start and end
     in ns of the monotonic clock, actor's handle, number of the function, pid, slot, flags).  With
     `retries` only those of attempts after the first."""
-    cdef pr_events *ring = &C.events[p]
+    check_session()
+    C.inflight += 1     # what is made here may run destructors, and they other threads
+    try:
+        return read_ring(&C.events[p], retries)
+    finally:
+        C.inflight -= 1
+
+
+cdef list read_ring(pr_events *ring, bint retries):
     cdef uint64_t last = at_load64(&ring.written)
     cdef uint64_t at = last - (PR_EVENTS - 1) if last >= PR_EVENTS else 0
     cdef pr_event e

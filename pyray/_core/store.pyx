@@ -371,7 +371,10 @@ def unpack(bytes packed):
 
 
 def weak(bytes packed):
-    """An id from those bytes that keeps nothing alive: an actor's own ref, in its process."""
+    """An id from those bytes that keeps nothing alive: an actor's own ref, in its process.
+
+    The object may be gone: an actor that nobody holds still runs its last calls.
+    """
     cdef const char *p = packed
     cdef uint64_t handle, counter
     cdef uint32_t index
@@ -380,8 +383,6 @@ def weak(bytes packed):
     memcpy(&handle, p + 8, 8)
     memcpy(&counter, p + 36, 8)
     memcpy(&index, p + 44, 4)
-    if not alive(C, handle):
-        raise ObjectLostError("nobody holds this object any more")
     oid = new_id(handle, packed[16:36], counter, index)
     oid.asked = True        # its end is no news of an error
     return oid
@@ -396,8 +397,10 @@ def strong(ObjectID oid):
     address = _interned.get(oid.handle)
     if address is not None:
         return <object><PyObject *><size_t>address
-    if not hold(C, oid.handle):
-        raise ObjectLostError(f"{oid!r} is gone: nobody holds it any more")
+    if at_load64(&object_at(C, oid.handle).state) & OBJ_DROPPED or not hold(C, oid.handle):
+        raise ObjectLostError(
+            "nobody holds this actor any more, so it ends when it has run the calls that it was "
+            "sent: its handle cannot be passed on; keep a handle where the actor was made")
     other = new_id(oid.handle, oid.parent, oid.counter, oid.index)
     other.escaped = True
     _interned[oid.handle] = <size_t><PyObject *>other
@@ -592,7 +595,8 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
 cdef void move_name(pr_object *o, uint64_t handle) noexcept nogil:
     """The value takes the name's room in the record."""
     cdef pr_name *name = <pr_name *>(o.data + PR_NAME_AT)
-    C.names[<uint32_t>handle] = name[0]
+    if name.counter >> 48 == ((handle >> 32) & 0xFFFF):
+        C.names[<uint32_t>handle] = name[0]
     # Readers look here first, and see this before any of the value.
     at_store64(&name.counter, 0)
 
