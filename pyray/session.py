@@ -140,7 +140,8 @@ class Session(Resources):
         super().__init__()
         self.config = config
         self.local_mode: bool = config["local_mode"]
-        self._replies: dict[int, Any] = {}
+        self._replies: dict[int, bytes] = {}
+        self._interrupted: set[int] = set()  # calls whose replies nobody waits for any more
         self._reply_arrived = threading.Condition()
         self._numbers = 0
         self._send_lock = threading.Lock()
@@ -209,8 +210,6 @@ class Session(Resources):
 
     def _read(self) -> None:
         assert self._sock is not None
-        import pickle
-
         while True:
             try:
                 got = protocol.read_frame(self._sock)
@@ -222,9 +221,13 @@ class Session(Resources):
             if kind == protocol.OUTPUT:
                 self._print(payload)
             elif kind == protocol.REPLY:
-                number, ok, value = pickle.loads(payload)
+                number, body = protocol.split(payload)
                 with self._reply_arrived:
-                    self._replies[number] = (ok, value)
+                    if number in self._interrupted:
+                        self._interrupted.discard(number)
+                        protocol.discard(body)
+                        continue
+                    self._replies[number] = body
                     self._reply_arrived.notify_all()
             elif kind == protocol.HELLO:
                 self._hello.set()
@@ -286,22 +289,31 @@ class Session(Resources):
         """The node's answer to a call; raises what it raises there."""
         if self.local_mode:
             return self._answer_locally(operation, *args)
+        import pickle
+
         store.check()
         assert self._sock is not None
         with self._send_lock:
             self._numbers += 1
             number = self._numbers
             try:
-                self._sock.sendall(protocol.pickled(protocol.CALL, (number, operation, args)))
+                self._sock.sendall(protocol.call(number, operation, args))
             except OSError:
                 self._reply_arrived_or_gone()
         with self._reply_arrived:
-            while number not in self._replies:
-                if self._failure or self._stopping:
-                    store.check()
-                    raise SessionError("the session was shut down during this call")
-                self._reply_arrived.wait(1.0)
-            ok, value = self._replies.pop(number)
+            try:
+                while number not in self._replies:
+                    if self._failure or self._stopping:
+                        store.check()
+                        raise SessionError("the session was shut down during this call")
+                    self._reply_arrived.wait(1.0)
+                body = self._replies.pop(number)
+            except BaseException:
+                # Ctrl-C: what comes is not to stay here, and an actor with it.
+                if self._replies.pop(number, None) is None:
+                    self._interrupted.add(number)
+                raise
+        ok, value = pickle.loads(body)
         if not ok:
             raise value
         return value

@@ -421,7 +421,10 @@ class ArgumentPath:
         self.function = function
 
     def __str__(self):
-        return f"arguments of {getattr(self.function, '_name', 'the task')}: args"
+        name = self.function
+        if not isinstance(name, str):
+            name = getattr(name, '_name', 'the task')
+        return f"arguments of {name}: args"
 
 
 # ---- the rest ---------------------------------------------------------------------------------

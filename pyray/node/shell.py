@@ -23,7 +23,7 @@ from typing import Any
 
 from pyray import definitions, protocol
 from pyray._core import control, recovery, serializer, shm, store, tasks
-from pyray.exceptions import OwnerDiedError, WorkerCrashedError, describe_exit
+from pyray.exceptions import OwnerDiedError, SessionError, WorkerCrashedError, describe_exit
 from pyray.node import messages as m
 from pyray.node.actors import Actors
 from pyray.node.dedicated import Dedicated
@@ -306,12 +306,15 @@ class Shell:
                 worker.link.setblocking(False)
 
     def _answer(self, payload: bytes) -> bytes:
-        number, operation, args = pickle.loads(payload)
+        number, body = protocol.split(payload)
         try:
-            value = getattr(self, "call_" + operation)(*args)
-            return protocol.pickled(protocol.REPLY, (number, True, value))
+            operation, args = pickle.loads(body)
+            return protocol.reply(number, True, getattr(self, "call_" + operation)(*args))
         except Exception as error:
-            return protocol.pickled(protocol.REPLY, (number, False, error))
+            try:
+                return protocol.reply(number, False, error)
+            except Exception:
+                return protocol.reply(number, False, SessionError(f"{type(error)}: {error}"))
 
     def call_shape(
         self, request: dict[str, float], exclusive: bool = False, env: str | None = None
