@@ -256,7 +256,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     from pyray import session
 
     for what, given in (("name", name), ("namespace", namespace)):
-        if given == "" or not isinstance(given, (str, NoneType)):
+        if given == "" or not isinstance(given, str if what == "name" else (str, NoneType)):
             raise ValueError(f"an actor's {what} is a string that is not empty, not {given!r}")
     current = session.require()
     if current.local_mode:

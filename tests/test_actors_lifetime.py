@@ -541,8 +541,9 @@ def test_an_actor_that_waits_for_its_place_can_be_dropped_and_killed(ray, plain)
 @pytest.mark.parametrize("cpus", [None, 0, 1])
 @pytest.mark.parametrize("threads", [None, 3])
 def test_actors_and_tasks_wait_for_each_other_on_one_cpu(ray1, cpus, threads):
-    options = {} if cpus is None else {"num_cpus": cpus}
-    options |= {"max_concurrency": threads} if threads else {}
+    options = {"max_concurrency": threads}
+    if cpus is not None:
+        options["num_cpus"] = cpus
 
     @ray1.remote
     def task(n):

@@ -747,7 +747,9 @@ class Shell:
             self.ended = True  # workers go by themselves; nothing is to be replaced or retried
         slot = worker.slot
         # What an actor had taken is settled with the actor.
-        lost = None if slot in self.actors.by_slot else control.lost_task(slot)
+        # Now: what follows may fork another actor into this slot.
+        actor = self.actors.leave(slot)
+        lost = None if actor is not None else control.lost_task(slot)
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
@@ -765,11 +767,12 @@ class Shell:
             again = view is not None and view[0] == TASK_NODE
             if again and worker.dedicated:
                 again = self.dedicated.died_before(worker, worker.task, what)
-            if view is not None and again and self.actors.not_taken_up(slot):
+            if view is not None and again and self.actors.not_taken_up(actor):
                 # It died before it took up what it was given.
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
-        said = self.actors.process_ended(slot, code)
+                actor = None
+        said = actor and self.actors.process_ended(actor, slot, code)
         if said is not None:
             name, line = said
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
