@@ -115,7 +115,7 @@ class ActorClass:
         shape = current.shape(request, self._name, True, env)  # or it could never be: raises
         ref = actors.new_ref()
         try:
-            flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self))
+            flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self._name))
             made = _find(
                 current,
                 "create_actor",

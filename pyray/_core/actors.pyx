@@ -114,7 +114,7 @@ cdef class MethodCaller(Target):
         self.actor = actor
         self._name = name
         self.func = number
-        self.path = ArgumentPath(name)      # not self: nothing would end the cycle for long
+        self.path = ArgumentPath(name)
         self.nreturns = 1
         self.max_args = -1
         self.epoch = self.ref.epoch

@@ -84,8 +84,15 @@ def current_name():
 
 
 def several_at_once(variable):
-    """From now on calls run side by side here; the context variable tells which one asks."""
+    """From now on calls run side by side here; the context variable tells which one asks.
+
+    An actor that holds CPUs counts as waiting while any of them waits; it takes its CPUs again in
+    the calling thread.
+    """
     set_variable(variable)
+    if C.me.shaped == SHAPED_RUNS:
+        set_task_thread(True)
+        begin_task()
 
 
 # ---- how a task ends -----------------------------------------------------------------------
