@@ -24,6 +24,7 @@ from pyray.api import (
     shutdown,
     wait,
 )
+from pyray.cancelling import cancel
 from pyray.remote_function import RemoteFunction, remote
 from pyray.serialization import register_custom_serializer
 
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "arrow_stream",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "get",

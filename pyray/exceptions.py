@@ -18,6 +18,7 @@ from pyray._core.errors import (
     ProcessLimitError,
     PyrayError,
     SessionError,
+    TaskCancelledError,
 )
 from pyray._core.serial_errors import (
     CorruptObjectError,
@@ -49,6 +50,7 @@ __all__ = [
     "RecursionDepthError",
     "SerializationError",
     "SessionError",
+    "TaskCancelledError",
     "TaskError",
     "WorkerCrashedError",
 ]

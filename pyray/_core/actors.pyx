@@ -19,6 +19,7 @@ from libc.string cimport memcpy
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport ring_node, wake_process
 from pyray._core.heap cimport heap_free
+from pyray._core.interrupts cimport begin_task, users_code
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport (
     Reader, actor_status, box_release, entry_at, Cursor, next_call, nothing_left, reader_open,
@@ -239,7 +240,9 @@ def construct(uint64_t task, Function f):
     enter(me, task, t.depth)
     set_task_thread(True)
     try:
+        begin_task()
         run(t, f.call, &failed)
+        users_code(False)
         if failed:
             store_error(t, load_raw(failed, None))
         else:
@@ -247,7 +250,8 @@ def construct(uint64_t task, Function f):
             if alive(C, t.ret0) and not sealed(C, t.ret0):
                 store_value(t.ret0, None, 0, RESULT, None)
     except BaseException as e:
-        fail(t, f, e)
+        users_code(False)
+        fail(task, me, f, e)
     finally:
         set_task_thread(False)
         enter(me, 0, 0)
@@ -335,7 +339,9 @@ cdef class Host:
             if call == 0:
                 break
             at_store64(&C.me.current, 0)
-            found.append(new_call(call))
+            taken = new_call(call)
+            if taken is not None:
+                found.append(taken)
             timeout = 0
         return found
 

@@ -1,5 +1,9 @@
 """Exceptions that the core raises; ``pyray.exceptions`` is where users find them."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class PyrayError(Exception):
     """Base of every error of pyray's own."""
@@ -27,6 +31,26 @@ class SessionError(PyrayError, RuntimeError):
 
 class ForeignObjectError(PyrayError, ValueError):
     """An id of another session."""
+
+
+class TaskCancelledError(PyrayError):
+    """The task was cancelled before it could end.
+
+    Attributes
+    ----------
+    task_id : bytes or None
+        The task's 20 bytes, where they are known.
+    """
+
+    def __init__(self, task_id: bytes | None = None, message: str | None = None) -> None:
+        if message is None:
+            which = "" if task_id is None else f" {task_id.hex()}"
+            message = f"task{which} was cancelled"
+        super().__init__(message)
+        self.task_id = task_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task_id, self.args[0])
 
 
 class NodeDiedError(SessionError):

@@ -141,6 +141,11 @@ cdef int fail_task(uint64_t handle, object error) except -1:
         # Claimed by the node, so that no worker starts it now.
         if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
             break
+    return end_failed(handle, status, error)
+
+
+cdef int end_failed(uint64_t handle, uint64_t status, object error) except -1:
+    """The same for a task that the node has claimed, and that had this status."""
     store_error_at(handle, error)
     if status == TASK_WAITING:
         _zombies.append(handle)     # other tasks hang on its links
@@ -287,11 +292,15 @@ cdef uint32_t _orphans = 0
 def release_empty():
     """Return slabs that dead processes left, once nothing in them is in use, and the records of
     tasks that failed while they waited."""
+    global _zombies
     cdef uint64_t handle
-    for handle in list(_zombies):
+    cdef list left = []
+    for handle in _zombies:
         if deps_there(handle):
-            _zombies.remove(handle)
             finish(handle)
+        else:
+            left.append(handle)
+    _zombies = left
     release_slabs()
 
 

@@ -1,5 +1,5 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from pyray._core.layout cimport pr_mailbox
+from pyray._core.layout cimport pr_mailbox, pr_task
 from pyray._core.mailboxes cimport Segments
 
 cdef class TaskContext:
@@ -28,6 +28,7 @@ cdef TaskContext here()
 cdef TaskContext the_only()
 cdef void set_variable(object variable)
 cdef bytes base(TaskContext me)
+cdef bytes task_id(pr_task *t, int attempt)
 cdef bytes current_base()
 cdef bint holds_for_tasks()
 cdef void sweep_too(object more)

@@ -13,7 +13,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from pyray._core.dispatch cimport (
-    alone_on_cpu, announce, rescue, ring_node, token_release, token_resume,
+    alone_on_cpu, announce, rescue, ring_node, token_release, token_resume, token_take,
 )
 from pyray._core.layout cimport *
 from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_close, waiter_open
@@ -33,17 +33,23 @@ cdef Ctx *C = get_ctx()
 cdef enum:
     SPIN_NS = 30000         # a waiter looks this long before it parks
     CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
-    RESUME_NS = 3600000000000
 
 cdef unsigned long _task_thread = 0
 cdef uint32_t _mark = 0
 cdef object _tick = None            # called about every 0.1 s of a wait: (seconds, [ids])
+cdef object _interrupted = None     # called when Ctrl-C ends a wait of the driver's: ([ids])
 
 
 def set_tick(tick):
     """Have `tick(seconds, ids)` called some ten times a second by a wait that takes long."""
     global _tick
     _tick = tick
+
+
+def set_interrupted(interrupted):
+    """Have `interrupted(ids)` called when Ctrl-C has ended a wait of the driver's."""
+    global _interrupted
+    _interrupted = interrupted
 
 
 cdef void set_task_thread(bint on):
@@ -105,32 +111,49 @@ cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
             raise_depth(C, handles[i], C.me.depth + 1, 0)
     at_store32(&C.me.refused, 0)
     at_store32(&C.me.blocked, 1)
-    if C.me.shaped == SHAPED_RUNS:
+    if C.me.shaped == SHAPED_RUNS or C.me.shaped == SHAPED_WANTS:
         at_store32(&C.me.shaped, SHAPED_BLOCKED)
         ring_node(C)
-    elif C.me.role != ROLE_DEDICATED:
+    elif C.me.shaped == SHAPED_NONE and C.me.role != ROLE_DEDICATED:
         token_release(C)
         if queue_more(C):
             announce(C)
 
 
-cdef int unblock() except -1:
-    """Take the CPU again before the task goes on."""
+cdef int unblock(bint interrupted) except -1:
+    """Take the CPU again before the task goes on.
+
+    An interrupted task goes on at once, with or without one: all CPUs may be busy for hours, and it
+    is to end.
+    """
     cdef uint32_t seen
-    if C.me.shaped == SHAPED_BLOCKED:
-        at_store32(&C.me.shaped, SHAPED_WANTS)
-        ring_node(C)
-        while at_load32(&C.me.shaped) == SHAPED_WANTS and not at_load32(&C.dispatch.stopping):
-            with nogil:
-                seen = at_load32(&C.me.wake)
-                if at_load32(&C.me.shaped) == SHAPED_WANTS:
-                    at_store32(&C.me.parked, 1)
-                    futex_wait(&C.me.wake, seen, CHUNK_NS)
-                    at_store32(&C.me.parked, 0)
-    elif C.me.role != ROLE_DEDICATED:
-        with nogil:
-            token_resume(C, RESUME_NS)
-    at_store32(&C.me.blocked, 0)
+    cdef bint resumed
+    try:
+        if C.me.shaped == SHAPED_BLOCKED:
+            at_store32(&C.me.shaped, SHAPED_WANTS)
+            ring_node(C)
+            while (at_load32(&C.me.shaped) == SHAPED_WANTS and not interrupted
+                    and not at_load32(&C.dispatch.stopping)):
+                with nogil:
+                    seen = at_load32(&C.me.wake)
+                    if at_load32(&C.me.shaped) == SHAPED_WANTS:
+                        at_store32(&C.me.parked, 1)
+                        futex_wait(&C.me.wake, seen, CHUNK_NS)
+                        at_store32(&C.me.parked, 0)
+                PyErr_CheckSignals()
+        elif C.me.shaped == SHAPED_NONE and C.me.role != ROLE_DEDICATED:
+            if interrupted:
+                if C.me.token == 0:
+                    token_take(C)
+                return 0
+            while True:
+                with nogil:
+                    resumed = token_resume(C, CHUNK_NS)
+                if resumed or at_load32(&C.dispatch.stopping):
+                    break
+                PyErr_CheckSignals()
+    finally:
+        at_store32(&C.me.blocked, 0)
     return 0
 
 
@@ -138,7 +161,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                          bint stop_at_error, list ids) except -1:
     """Wait until `need` of the objects are sealed; how many are, which may be fewer at the time
     limit (`until`, monotonic ns; negative: none) or, if so told, when one is an error."""
-    cdef bint error = False, blocked = False
+    cdef bint error = False, blocked = False, interrupted = False
     cdef Py_ssize_t i, ready
     cdef int waiter
     cdef pr_waiter *w = NULL
@@ -221,13 +244,18 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                         "wait in fewer tasks at once")
                 if _tick is not None:
                     _tick((now - start) / 1e9, ids)
+    except KeyboardInterrupt:
+        interrupted = True
+        if _interrupted is not None and C.me.role == ROLE_DRIVER and current_mapping() is mapping:
+            _interrupted(ids)
+        raise
     finally:
         C.inflight -= 1
         if current_mapping() is mapping:
             if waiter >= 0:
                 waiter_close(C, waiter)
             if blocked:
-                unblock()
+                unblock(interrupted)
 
 
 cdef int64_t deadline(object timeout) except? -2:

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from pyray import definitions, protocol
-from pyray._core import running, serializer, shm, store, tasks
+from pyray._core import interrupts, running, serializer, shm, store, tasks
 from pyray._core.errors import NodeDiedError
 from pyray._core.serial_errors import DefinitionNotFoundError
 from pyray.worker.errors import make_error
@@ -42,8 +42,14 @@ class NodeLink:
 
         with self._lock:
             self._number += 1
-            self._sock.sendall(protocol.pickled(protocol.CALL, (self._number, operation, args)))
-            answer = protocol.read_frame(self._sock)
+            message = protocol.pickled(protocol.CALL, (self._number, operation, args))
+            # Half a message, or an answer that nobody reads, would spoil all that follow.
+            interrupts.hold_back()
+            try:
+                self._sock.sendall(message)
+                answer = protocol.read_frame(self._sock)
+            finally:
+                interrupts.let_through()
         if answer is None:
             raise NodeDiedError("the node process ended during this call")
         _, ok, value = pickle.loads(answer[1])
@@ -92,7 +98,9 @@ def _become_worker(
     shm.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, interrupts.on_signal)
+    signal.signal(interrupts.SIGNAL, interrupts.on_signal)
+    sys.unraisablehook = interrupts.on_unraisable
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
@@ -115,6 +123,7 @@ def _become_worker(
 
     node = NodeLink(socket.socket(fileno=link))
     session.become_worker(node, config)
+    interrupts.set_children(lambda task: node.call("cancel_children", task))
     running.set_worker_callbacks(load_function, make_error, before_shaped_task)
     serializer.set_hooks(
         store.ObjectID,
@@ -150,12 +159,6 @@ def _loop() -> int:
         sys.stderr.flush()
         holding = tasks.sweep()
         seconds = BUSY_SECONDS if ran or holding else IDLE_SECONDS
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    """SIGINT ends the task that runs, and nothing if there is none."""
-    if running.running():
-        raise KeyboardInterrupt
 
 
 def _drain() -> None:
