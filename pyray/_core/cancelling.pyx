@@ -66,10 +66,12 @@ def about(uint64_t task):
     return <int>(s & 0xFF), attempt_of(s), creates, t.actor != 0 and not creates
 
 
-def ids_of(uint64_t task, int attempts):
-    """The 20 bytes of a task at each of its attempts: its children's parent."""
-    cdef int i
-    return [task_id(task_at(C, task), i) for i in range(attempts)]
+def ids_of(uint64_t task):
+    """The 20 bytes of a task at each of its attempts until now: its children's parents."""
+    cdef uint64_t s = state_of(task)
+    cdef int i, begun = (s & 0xFF) == TASK_CLAIMED or (s & 0xFF) == TASK_RUNNING
+    cdef list ids = [task_id(task_at(C, task), i) for i in range(attempt_of(s) + begun)]
+    return ids if state_of(task) else []
 
 
 def drop(uint64_t task, str name):

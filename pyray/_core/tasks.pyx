@@ -176,6 +176,17 @@ cdef bint holds_for_tasks():
     return len(_held) != 0
 
 
+cdef int hold_for_task(uint64_t handle, list ids) except -1:
+    """Keep what a task needs until it is done, and free its record then."""
+    _held.append((handle, ids))
+    return 0
+
+
+def holding():
+    """Whether this process holds ids on behalf of tasks."""
+    return bool(_held)
+
+
 cdef void sweep_too(object more):
     """Have `more()` called by each sweep."""
     global _sweep_more

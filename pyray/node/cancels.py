@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from pyray._core import cancelling, control
-from pyray.node.workers import TASK_CLAIMED, TASK_NODE, TASK_RUNNING, TASK_WAITING, Worker
+from pyray.node.workers import TASK_NODE, TASK_WAITING, Worker
 
 # What an interrupt in the driver may take of the node's time before it looks at other things.
 SLICE_SECONDS = 0.005
@@ -72,9 +72,7 @@ class Cancels:
 
     def children(self, task: int) -> None:
         """Cancel what a cancelled task has submitted, which ends now."""
-        about = cancelling.about(task)
-        if about is not None:
-            ids = cancelling.ids_of(task, about[1] + 1)
+        if ids := cancelling.ids_of(task):
             self._all(cancelling.children_of(set(ids)), False, True)
 
     def _all(self, level: list[int], force: bool, recursive: bool) -> None:
@@ -95,11 +93,10 @@ class Cancels:
             about = cancelling.about(task)
             if about is None:
                 return []
-            status, attempt, creates, call = about
+            _, _, creates, call = about
             if creates:
                 return []  # an actor is ended by kill()
-            begun = status in (TASK_CLAIMED, TASK_RUNNING)
-            ids = cancelling.ids_of(task, attempt + begun) if recursive else []
+            ids = cancelling.ids_of(task) if recursive else []
             if self._drop(task):
                 return ids
             slot = cancelling.stop(task, recursive)
@@ -137,7 +134,7 @@ class Cancels:
         while os.waitid(os.P_PIDFD, worker.pidfd, how) is None and time.monotonic() < deadline:
             time.sleep(0.00005)
         if cancelling.runs(task, worker.slot):
-            worker.forced = True
+            worker.forced = cancelling.ids_of(task)
             return True
         os.kill(worker.pid, signal.SIGCONT)
         return False

@@ -188,6 +188,7 @@ class Shell:
             or recovery.pending()
             or bool(self.shaped)
             or store.duties()
+            or tasks.holding()
         )
 
     def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
@@ -755,7 +756,7 @@ class Shell:
         owner = OwnerDiedError(
             f"the worker that submitted this task (pid={worker.pid}) {what} before the task started"
         )
-        recovery.recover(slot, owner)
+        recovery.recover(slot, owner, worker.forced)
         del self.workers[slot]
         if self.ended:
             return
@@ -775,14 +776,14 @@ class Shell:
         if said is not None:
             name, line = said
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
-        if lost is not None and lost[1] and not worker.forced:
+        if lost is not None and lost[1] and worker.forced is None:
             self._say_crash(worker, lost[0], what)
         if lost is not None:
             task, started = lost
             view = control.task_view(task)
             if view is not None:
                 self.crash = (worker.pid, what, signal_name, exit_code)
-                self.forced = worker.forced
+                self.forced = worker.forced is not None
                 self.feed(m.TaskLost(task, started, view[1], view[2]))
         control.wake_everyone()
         self.look()
