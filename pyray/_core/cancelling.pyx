@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from pyray._core.interrupts cimport cancelled_value
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport wake_actor
-from pyray._core.objects cimport alive, deps_of, sealed
+from pyray._core.objects cimport alive, deps_of, returns_of, sealed
 from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, stop_of
 from pyray._core.recovery cimport end_failed
 from pyray._core.running cimport finish, store_error_at
@@ -55,12 +55,24 @@ cdef inline bint waits_in_actor(pr_task *t, uint64_t handle, uint64_t s) noexcep
             and at_load64(&C.procs[(s >> 48) & 0xFF].current) != handle)
 
 
+cdef bint is_answered(pr_task *t) noexcept nogil:
+    """Whether a task has its result stored, and only its record is not free yet."""
+    cdef uint64_t *returns = returns_of(C, t)
+    cdef int i
+    if t.flags & TASK_F_STREAM:
+        return False        # that has one long before it is over
+    for i in range(t.nreturns):
+        if alive(C, returns[i]) and not sealed(C, returns[i]):
+            return False
+    return t.nreturns != 0
+
+
 def about(uint64_t task):
     """(status, attempt, whether it makes an actor, whether it is a call of one) of a task that is
     not over, else None."""
     cdef uint64_t s = state_of(task)
     cdef pr_task *t = task_at(C, task)
-    if s == 0:
+    if s == 0 or ((s & 0xFF) == TASK_RUNNING and is_answered(t)):
         return None
     creates = bool(t.flags & TASK_F_CREATES)
     return <int>(s & 0xFF), attempt_of(s), creates, t.actor != 0 and not creates
