@@ -7,7 +7,7 @@ from typing import Any
 
 from pyray import definitions
 from pyray._core import actors, shm, tasks
-from pyray._core.errors import ActorExit
+from pyray._core.errors import ActorExit, SessionError
 from pyray.actor_handle import ActorHandle, rebuild_handle
 from pyray.actor_interface import Interface, bind
 from pyray.actor_options import ACTOR_DEFAULTS, check_actor, check_actor_options
@@ -53,6 +53,9 @@ class ActorClass:
             f"the remote class {self._name} cannot be instantiated directly: call "
             f"{self._name}.remote(...)"
         )
+
+    def __class_getitem__(cls, item: Any) -> type[ActorClass]:
+        return cls  # for annotations
 
     def __repr__(self) -> str:
         return f"ActorClass({self.__module__}.{self.__qualname__})"
@@ -108,10 +111,11 @@ class ActorClass:
             return local_actor.make_actor(self._shared.cls(), options, args, kwargs)
         interface, number = self._shared.interface(options["concurrency_groups"])
         request = resource_request(options)
-        shape = current.shape(request, self._name, True, None)  # or it could never be: raises
+        env = current.environment(options["runtime_env"])
+        shape = current.shape(request, self._name, True, env)  # or it could never be: raises
         ref = actors.new_ref()
         try:
-            flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self))
+            flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self._name))
             made = current.call(
                 "create_actor",
                 {
@@ -302,7 +306,9 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             + ("; cancel() is for tasks" if type(actor).__name__ == "ObjectID" else "")
         )
     actor._check()
-    current = session.require()
+    current = session.current()
+    if current is None:  # another thread is ending it: not to be begun anew for this
+        raise SessionError("the session was shut down during this call")
     if current.local_mode:
         from pyray import local_actor
 
@@ -324,6 +330,7 @@ def exit_actor() -> None:
     import sys
 
     worker = sys.modules.get("pyray.worker.actor")
-    if worker is None or worker.current is None:
+    local = sys.modules.get("pyray.local_actor")
+    if (worker is None or worker.current is None) and (local is None or not local.running):
         raise TypeError("exit_actor() is called in a method of an actor")
     raise ActorExit("exit_actor() was called")

@@ -72,6 +72,14 @@ class ActorMethod(actors.MethodCaller):
         if raw is not None:
             skip = 0 if isinstance(raw, staticmethod) else 1
             bind(self._name, getattr(raw, "__func__", raw), skip, args, kwargs)
+        elif not kwargs and self.max_args >= 0:
+            # The class is not known in this process, but how many arguments it takes.
+            least, most = self.min_args, self.max_args
+            count = f"at least {least}" if most == ANY_NUMBER else f"{least} to {most}"
+            raise TypeError(
+                f"{self._name}.remote() takes {least if least == most else count} arguments, not "
+                f"{len(args)}"
+            )
 
     def dead(self) -> ActorDiedError:
         """The error of a call of an actor that is gone, where no other is kept."""
@@ -93,7 +101,9 @@ class ActorMethod(actors.MethodCaller):
         """Have the node fail a call that came too late."""
         from pyray import session
 
-        session.require().call("settle_actor", self.actor, shm.self_slot())
+        current = session.current()
+        if current is not None:  # else another thread is ending it, and the call with it
+            current.call("settle_actor", self.actor, shm.self_slot())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -118,6 +128,17 @@ class ActorHandle:
 
     An actor lives as long as there are handles of it, in any process, in arguments of tasks or in
     objects. Handles can be passed to tasks and other actors.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote
+    ... class Box:
+    ...     def keep(self, x):
+    ...         return x
+    >>> box = Box.remote()
+    >>> isinstance(box, ray.ActorHandle), ray.get(box.keep.remote(1))
+    (True, 1)
     """
 
     _ref: ObjectID
@@ -138,6 +159,9 @@ class ActorHandle:
         self.__dict__.update(
             _ref=ref, _actor=actor, _interface=interface, _number=number, _settings=settings
         )
+
+    def __class_getitem__(cls, item: Any) -> type[ActorHandle]:
+        return cls  # for annotations
 
     def _check(self) -> None:
         """Raise unless the handle is of this process's session."""

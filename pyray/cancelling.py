@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyray import session
 from pyray._core import store, tasks
 from pyray._core.store import ObjectID
 
 
-def cancel(ref: ObjectID, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectID[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task that is to make an object.
 
     A task that has not begun never does. One that runs is interrupted: KeyboardInterrupt is raised

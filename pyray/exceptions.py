@@ -2,6 +2,9 @@
 
 ``TaskError`` is what ``get`` raises for a task that raised: it is an instance of the user's own
 exception class as well, so ``except ValueError`` works, and its text is the remote traceback.
+
+All are ``PyrayError`` (``RayError``) but `AsyncioActorExit`, and all travel: in results, through
+the store and by pickle, with their attributes.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyray._core.errors import (
+    ActorExit,
     ForeignObjectError,
     GetTimeoutError,
     NodeDiedError,
@@ -26,38 +30,64 @@ from pyray._core.serial_errors import (
     RecursionDepthError,
     SerializationError,
 )
+from pyray._task_error import TaskError, dump_exception, load_exception
 
 __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
+    "ActorError",
+    "ActorHandleNotFoundError",
+    "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
+    "ActorUnschedulableError",
+    "AsyncioActorExit",
     "CorruptObjectError",
+    "CrossLanguageError",
     "DefinitionNotFoundError",
     "ForeignObjectError",
     "GetTimeoutError",
     "InfeasibleResourcesError",
+    "LocalRayletDiedError",
     "NodeDiedError",
+    "ObjectFetchTimedOutError",
+    "ObjectFreedError",
     "ObjectLostError",
+    "ObjectReconstructionFailedError",
+    "ObjectReconstructionFailedLineageEvictedError",
+    "ObjectReconstructionFailedMaxAttemptsExceededError",
     "ObjectStoreFullError",
+    "OutOfDiskError",
+    "OutOfMemoryError",
     "OutOfRecordsError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
+    "PlasmaObjectNotAvailable",
     "ProcessLimitError",
     "PyrayError",
     "RayActorError",
     "RayError",
+    "RaySystemError",
     "RayTaskError",
     "RecursionDepthError",
+    "ReferenceCountingAssertionError",
+    "RpcError",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "SessionError",
     "TaskCancelledError",
     "TaskError",
+    "TaskPlacementGroupRemoved",
+    "TaskUnschedulableError",
+    "UnserializableException",
     "WorkerCrashedError",
 ]
 
 
 class InfeasibleResourcesError(PyrayError, ValueError):
-    """A task asks for more than the session has in all, so it could never run."""
+    """A task or an actor asks for more than the session has in all, so it could never run."""
+
+
+# ---- tasks -------------------------------------------------------------------------------------
 
 
 class OwnerDiedError(ObjectLostError):
@@ -81,7 +111,7 @@ class WorkerCrashedError(PyrayError):
 
     def __init__(
         self,
-        message: str,
+        message: str = "a worker ended before its task did",
         task: str = "",
         pid: int = 0,
         signal: str | None = None,
@@ -93,9 +123,13 @@ class WorkerCrashedError(PyrayError):
         self.signal = signal
         self.exit_code = exit_code
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        args = (self.args[0], self.task, self.pid, self.signal, self.exit_code)
-        return type(self), args
+
+class UnserializableException(PyrayError):
+    """Stands for an exception that could not be pickled; pyray gives a `TaskError` instead, whose
+    text is the traceback."""
+
+
+# ---- actors ------------------------------------------------------------------------------------
 
 
 class RayActorError(PyrayError):
@@ -145,6 +179,21 @@ class RayActorError(PyrayError):
         """Whether the actor's constructor raised."""
         return self.cause is not None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.cause is None or isinstance(self.cause, PyrayError):
+            return super().__reduce__()
+        fields = {name: value for name, value in vars(self).items() if name != "cause"}
+        return _actor_error, (type(self), self.args, fields, dump_exception(self.cause))
+
+
+def _actor_error(
+    cls: type, args: tuple[Any, ...], fields: dict[str, Any], cause: bytes | None
+) -> Any:
+    from pyray._core.errors import rebuild
+
+    loaded = None if cause is None else load_exception(cause)
+    return rebuild(cls, args, {**fields, "cause": loaded})
+
 
 class ActorDiedError(RayActorError):
     """The actor is dead and will not come back; its state is gone."""
@@ -163,146 +212,87 @@ class PendingCallsLimitExceeded(PyrayError):
     """More of an actor's calls would be unfinished than its ``max_pending_calls``."""
 
 
-class TaskError(PyrayError):
-    """A task raised an exception; this is raised by ``get`` in its place.
-
-    Attributes
-    ----------
-    task : str
-        Name of the task.
-    pid : int
-        Process ID of the worker that ran it.
-    remote_traceback : str
-        The traceback there.
-    cause : BaseException or None
-        The exception itself, unless it could not be pickled.
-    """
-
-    task: str = ""
-    pid: int = 0
-    remote_traceback: str = ""
-    cause: BaseException | None = None
-    _pickled: bytes | None = None
-
-    def __str__(self) -> str:
-        return f"task {self.task} (pid={self.pid}) raised\n{self.remote_traceback}".rstrip()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return make_task_error, (self.task, self.pid, self.remote_traceback, self._pickled)
+# ---- environment -------------------------------------------------------------------------------
 
 
-_duals: dict[type, type] = {}
+class RuntimeEnvSetupError(PyrayError):
+    """What a ``runtime_env`` asked for could not be set up; the message says what."""
 
 
-def _dual(cls: type[BaseException]) -> type:
-    """A class that is a TaskError and the user's class at once."""
-    found = _duals.get(cls)
-    if found is None:
-
-        def _str(self: Any) -> str:
-            return TaskError.__str__(self)
-
-        def _reduce(self: Any) -> tuple[Any, ...]:
-            return TaskError.__reduce__(self)
-
-        found = type(
-            f"TaskError({cls.__name__})",
-            (TaskError, cls),
-            {"__module__": TaskError.__module__, "__str__": _str, "__reduce__": _reduce},
-        )
-        _duals[cls] = found
-    return found
+# ---- names that cannot occur on one machine, or that pyray raises something else for: there so
+# ---- that the `except` clauses of scripts written for Ray work
 
 
-def _copy_as_dual(cause: Exception) -> Any:
-    """The exception as an instance of its dual class, made without calling a user's `__init__`."""
-    dual = _dual(type(cause))
-    error: Any
-    try:
-        error = type(cause).__new__(dual, *cause.args)
-    except TypeError:
-        # MemoryError's refuses the dual, whose memory is laid out by BaseException.
-        error = BaseException.__new__(dual, *cause.args)
-    error.__dict__.update(cause.__dict__)
-    error.args = cause.args
-    set_members(error, members(cause))
-    return error
+class ObjectFreedError(ObjectLostError):
+    """Cannot occur: an object lives as long as an id of it does."""
 
 
-class ByParts:
-    """Pickles an exception whose constructor does not take its own ``args``, without calling it."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        error = self._error
-        return _from_parts, (type(error), error.args, error.__dict__)
+class ObjectFetchTimedOutError(ObjectLostError):
+    """Cannot occur: every object is local."""
 
 
-def _from_parts(cls: type, args: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
-    error: BaseException
-    try:
-        error = cls.__new__(cls, *args)
-    except TypeError:
-        error = BaseException.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(fields)
-    return error
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """Cannot occur: an id of a freed object gives an ObjectLostError."""
 
 
-def members(error: BaseException) -> dict[str, Any]:
-    """What C code keeps outside the dictionary (ImportError.name, OSError.filename), and slots."""
-    found = {}
-    for base in type(error).__mro__:
-        if base in (BaseException, object):
-            break
-        for name, descriptor in list(base.__dict__.items()):
-            if type(descriptor).__name__ in ("member_descriptor", "getset_descriptor"):
-                try:
-                    found[name] = getattr(error, name)
-                except AttributeError:
-                    continue  # a slot that was never filled
-    return found
+class ObjectReconstructionFailedError(ObjectLostError):
+    """Cannot occur: objects outlive the workers that made them, so none is reconstructed."""
 
 
-def set_members(error: BaseException, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        try:
-            setattr(error, name, value)
-        except (AttributeError, TypeError):
-            continue  # read-only
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError):
+    """Cannot occur, as the error it derives from."""
 
 
-def make_task_error(task: str, pid: int, text: str, pickled: bytes | None) -> TaskError:
-    """Rebuild a TaskError, with the user's class where that is possible.
+class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError):
+    """Cannot occur, as the error it derives from."""
 
-    Classes that refuse to be subclassed, or whose constructor rejects its own ``args``, give a
-    plain TaskError that has the exception as its `cause`.
-    """
-    cause = None
-    if pickled is not None:
-        import pickle
 
-        try:
-            cause, outside = pickle.loads(pickled)
-            set_members(cause, outside)
-        except Exception as problem:
-            text = f"{text}\n(the exception itself could not be unpickled here: {problem!r})"
-    error: Any = None
-    if isinstance(cause, Exception):
-        try:
-            error = _copy_as_dual(cause)
-        except Exception:
-            error = None
-    if error is None:
-        error = TaskError()
-    error.task = task
-    error.pid = pid
-    error.remote_traceback = text
-    error.cause = cause
-    error._pickled = pickled
-    return error  # type: ignore[no-any-return]
+class PlasmaObjectNotAvailable(PyrayError):
+    """Cannot occur: there is no store apart from the session's memory."""
+
+
+class OutOfMemoryError(PyrayError):
+    """Not raised: a store that is full or a machine short of memory gives ObjectStoreFullError, and
+    a worker that the kernel kills a WorkerCrashedError."""
+
+
+class OutOfDiskError(PyrayError):
+    """Cannot occur: nothing is spilled to a disk."""
+
+
+class TaskUnschedulableError(PyrayError):
+    """Not raised: a task that can never run gives InfeasibleResourcesError at the call."""
+
+
+class ActorUnschedulableError(PyrayError):
+    """Not raised: an actor that can never run gives InfeasibleResourcesError at the call."""
+
+
+class TaskPlacementGroupRemoved(PyrayError):
+    """The placement group that a task was to run in has been removed."""
+
+
+class ActorPlacementGroupRemoved(PyrayError):
+    """The placement group that an actor was to run in has been removed."""
+
+
+class ActorHandleNotFoundError(PyrayError):
+    """Not raised: a handle of another session gives ForeignObjectError."""
+
+
+class RaySystemError(PyrayError):
+    """Not raised: what goes wrong inside pyray is a SessionError or a NodeDiedError."""
+
+
+class CrossLanguageError(PyrayError):
+    """Cannot occur: there is Python only."""
+
+
+class RpcError(PyrayError):
+    """Cannot occur: there are no remote procedure calls between machines."""
+
+
+# ---- helpers -----------------------------------------------------------------------------------
 
 
 def describe_exit(code: int | None) -> tuple[str, str | None, int | None]:
@@ -326,6 +316,9 @@ def describe_exit(code: int | None) -> tuple[str, str | None, int | None]:
     return f"exited with code {code}", None, code
 
 
-# Ray's names for the same things.
+# Ray's names for the same things, and ours for one of Ray's.
 RayError = PyrayError
 RayTaskError = TaskError
+AsyncioActorExit = ActorExit
+ActorError = RayActorError
+LocalRayletDiedError = NodeDiedError

@@ -8,11 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyray import runtime_env, session
 from pyray._core import tasks
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get
 from pyray.exceptions import PyrayError
+from pyray.worker import environment
 from pyray.worker.errors import make_error
+
+# The environment of the call that runs, while it runs; None outside any.
+_env: dict[str, Any] | None = None
+
+
+def environment_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The runtime environment of what is made here with these options."""
+    inherited = _env
+    if inherited is None:
+        inherited = runtime_env.from_text(session.require().config["session_env"])
+    return runtime_env.merge(inherited, options["runtime_env"])
 
 
 def call(
@@ -21,16 +34,22 @@ def call(
     options: dict[str, Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    env: dict[str, Any] | None = None,
 ) -> Any:
     """Run a call and store what it returns, or raises, under fresh ids.
 
-    With `num_returns` -1 the result itself is returned, or the exception.
+    With `num_returns` -1 the result itself is returned, or the exception. `env` is the runtime
+    environment, if it is not what `options` say and the running call has.
     """
+    global _env
     n = options["num_returns"]
+    outer = _env
     try:
+        _env = environment_of(options) if env is None else env
         values = [get(a) if type(a) is ObjectID else a for a in args]
         named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
-        result = function(*values, **named)
+        with environment.applied(_env):
+            result = function(*values, **named)
         if n < 0:
             return result
         if n > 1:
@@ -46,4 +65,6 @@ def call(
         if n < 0:
             return stored
         ids = [tasks.put_result(stored, True) for _ in range(n)]
+    finally:
+        _env = outer
     return ids[0] if n == 1 else ids if n else None

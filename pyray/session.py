@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyray import protocol
-from pyray._core import control, shm, store, tasks, waiting
+from pyray import protocol, runtime_env, tell
+from pyray._core import control, futures, shm, store, tasks, waiting
 from pyray.exceptions import (
     InfeasibleResourcesError,
     NodeDiedError,
@@ -41,6 +41,10 @@ CLUSTER_ONLY = frozenset(
     }
 )  # fmt: skip
 
+store.set_unseen(tell.unseen)
+waiting.set_doing(tell.doing)
+tell.set_namer(lambda task: str(require().call("task_name", task)))
+
 _current: Session | WorkerSession | None = None
 _lock = threading.RLock()
 
@@ -55,6 +59,17 @@ class Resources:
 
     def call(self, operation: str, *args: Any) -> Any:
         raise NotImplementedError
+
+    def environment(self, own: Mapping[str, Any] | None) -> str | None:
+        """The environment of what is submitted here with `own` as its ``runtime_env``, for `shape`.
+
+        None where that is the session's, which all workers have.
+        """
+        inherited: str | None = self.config["runtime_env"]
+        if own:
+            merged = runtime_env.merge(runtime_env.from_text(inherited), own)
+            inherited = runtime_env.to_text(merged)
+        return None if inherited == self.config["session_env"] else inherited
 
     def shape(
         self,
@@ -74,8 +89,8 @@ class Resources:
         dedicated : bool
             Whether each task has a process of its own, which ends with it.
         env : str, optional
-            Runtime environment, if it is not the session's, as `pyray.runtime_env` writes it: its
-            tasks share processes with no others.
+            Runtime environment, as `environment` gives it: its tasks share processes with no
+            others.
 
         Raises
         ------
@@ -90,7 +105,8 @@ class Resources:
         if number is None:
             number, reason = self.call("shape", request, dedicated, env)
             if number is None:
-                raise InfeasibleResourcesError(f"{name} {reason}")
+                advice = tell.how_to_have(request, self.config)
+                raise InfeasibleResourcesError(f"{name} {reason}; {advice}")
             self._shapes[key] = number
         return number
 
@@ -211,6 +227,7 @@ class Session(Resources):
                 with self._reply_arrived:
                     self._replies[number] = (ok, value)
                     self._reply_arrived.notify_all()
+                del value  # or this thread would hold it until the next frame
             elif kind == protocol.HELLO:
                 self._hello.set()
             elif kind == protocol.SWEEP:
@@ -380,6 +397,7 @@ class Session(Resources):
             control.stop_all()  # threads of ours that wait are to raise
         if self._telling is not None and self._telling.ident is not None:
             self._telling.join(STOP_SECONDS)
+        futures.stop(STOP_SECONDS)
         if self._sock is not None:
             try:
                 self._sock.sendall(protocol.frame(protocol.STOP))
@@ -466,6 +484,7 @@ def start(
     local_mode: bool = False,
     namespace: str | None = None,
     memory_total: int | None = None,
+    env: Mapping[str, Any] | None = None,
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
@@ -501,6 +520,9 @@ def start(
             "sys_path": [cwd if p == "" else p for p in sys.path],
             "cwd": cwd,
             "mark": os.urandom(8).hex(),
+            # Of this process; a worker that has one of its own has that in the first place.
+            "runtime_env": runtime_env.to_text(env),
+            "session_env": runtime_env.to_text(env),
         }
         size = object_store_memory or machine.default_store_memory()
         try:

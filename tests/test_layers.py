@@ -16,11 +16,15 @@ PACKAGE = Path(pyray.__file__).parent
 # already or is listed with it.
 LAYERS = [
     ["_core"],
-    ["exceptions", "serialization", "protocol", "machine", "options"],
+    ["_task_error"],
+    ["exceptions", "serialization", "protocol", "machine"],
+    ["runtime_env"],
+    ["options"],
     ["actor_options"],
     ["definitions", "actor_interface"],
+    ["tell"],
     ["session"],
-    ["worker.errors", "worker.output"],
+    ["worker.errors", "worker.output", "worker.environment"],
     ["worker.actor"],
     ["worker.threaded_actor"],
     ["worker.async_actor"],

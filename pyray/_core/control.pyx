@@ -260,6 +260,19 @@ def task_target(uint64_t handle):
     return t.actor, bool(t.flags & TASK_F_CREATES), t.func
 
 
+def runner_of(uint64_t handle):
+    """(pid, whether it is blocked in a wait) of the process that runs a task, or None."""
+    cdef uint64_t s
+    cdef pr_proc *q
+    if not plausible(C, handle):
+        return None
+    s = at_load64(&task_at(C, handle).state)
+    if gen_of(s) != gen_in(handle) or (s & 0xFF) not in (TASK_CLAIMED, TASK_RUNNING):
+        return None
+    q = &C.procs[(s >> 48) & 0xFF]
+    return q.pid, bool(at_load32(&q.blocked))
+
+
 def lost_task(uint32_t p):
     """The task that a dead process had claimed: (handle, started), or None.
 

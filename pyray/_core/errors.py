@@ -6,7 +6,34 @@ from typing import Any
 
 
 class PyrayError(Exception):
-    """Base of every error of pyray's own."""
+    """Base of every error of pyray's own; Ray's name for it is ``RayError``."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its parts: a constructor that composes the message from its arguments would compose it
+        # again, from the message.
+        return rebuild, (type(self), self.args, self.__dict__)
+
+
+def rebuild(cls: type, args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    """An error of pyray's own from its parts, without calling its constructor."""
+    try:
+        error = cls.__new__(cls, *args)
+    except TypeError:
+        error = BaseException.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+def without_core(error: BaseException) -> BaseException:
+    """The error, its traceback without the innermost frames that are the core's.
+
+    Whoever reads it wants to see the call of theirs that failed, not how the core got there.
+    """
+    tb = error.__traceback__
+    while tb is not None and "pyray/_core/" in tb.tb_frame.f_code.co_filename:
+        tb = tb.tb_next
+    return error.with_traceback(tb)
 
 
 class GetTimeoutError(PyrayError, TimeoutError):
@@ -49,9 +76,6 @@ class TaskCancelledError(PyrayError):
         super().__init__(message)
         self.task_id = task_id
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_id, self.args[0])
-
 
 class NodeDiedError(SessionError):
     """The session's node process is gone."""
@@ -61,15 +85,15 @@ class ProcessLimitError(PyrayError):
     """A blocked task needs one more process than the session may have."""
 
 
-# Users meet them in pyray.exceptions, and tracebacks are to name that.
-for _class in list(globals().values()):
-    if isinstance(_class, type) and issubclass(_class, PyrayError):
-        _class.__module__ = "pyray.exceptions"
-del _class
-
-
 class ActorExit(BaseException):
     """Raised by ``exit_actor``: ends the actor in which it is raised, when it gets there.
 
     Not an Exception, so that an ``except Exception`` of a method's does not stop it.
     """
+
+
+# Users meet them in pyray.exceptions, and tracebacks are to name that.
+for _class in list(globals().values()):
+    if isinstance(_class, type) and issubclass(_class, (PyrayError, ActorExit)):
+        _class.__module__ = "pyray.exceptions"
+del _class

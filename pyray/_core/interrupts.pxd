@@ -1,6 +1,6 @@
 from libc.stdint cimport uint64_t
 
-cdef void begin_task() noexcept nogil
+cdef void begin_users_code() noexcept nogil
 cdef void users_code(bint runs) noexcept nogil
 cdef int stop_if_asked(uint64_t task) except -1
 cdef int refuse_cancelled(uint64_t task) except -1

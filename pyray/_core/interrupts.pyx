@@ -43,7 +43,7 @@ cdef int _pending = 0           # a signal that came meanwhile
 cdef object _children = None    # cancels what a task has submitted: (handle)
 
 
-cdef void begin_task() noexcept nogil:
+cdef void begin_users_code() noexcept nogil:
     """A task begins: from here on interrupts may strike.  `stop_if_asked` comes next."""
     global _users, _told
     _told = 0

@@ -66,6 +66,8 @@ cdef extern from "layout.h" nogil:
         PR_MAX_PROCS
         PR_MAX_TOKENS
         PR_WAITERS
+        PR_BRIDGE
+        PR_DONE
         PR_LANES
         PR_SEGMENTS
         PR_SEGMENT_ENTRIES
@@ -144,7 +146,7 @@ cdef extern from "layout.h" nogil:
         uint64_t off_units, off_slabs, off_payload
         uint64_t n_units, n_chunks
         uint32_t num_tokens
-        uint32_t spare
+        uint32_t actors_high
         uint8_t root_id[20]
         uint32_t chunks_used
         uint32_t funcs_used
@@ -193,6 +195,8 @@ cdef extern from "layout.h" nogil:
         char gpus[128]
         pr_waiter waiter[PR_WAITERS]
         pr_lane lane[PR_LANES]
+        uint32_t done_tail
+        uint64_t done[PR_DONE]
     ctypedef struct pr_chunk:
         uint32_t kind
         uint32_t owner

@@ -10,6 +10,7 @@ before its holds are dropped, or they would go with it.  Its slot becomes free l
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from pyray._core.layout cimport *
+from pyray._core.mailboxes cimport close_boxes
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
 from pyray._core.objects cimport sealed, try_free
 from pyray._core.queues cimport requeue_lanes
@@ -49,6 +50,7 @@ def recover(uint32_t p, error, spare=None):
     leave_dispatch(p)
     take_over(p)
     orphan_tasks(p, error, spare)
+    close_boxes(C, p)
     drop_holds(p)
     orphan_objects(p)
     reclaim_memory(p)

@@ -13,7 +13,7 @@ from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
 from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport (
-    begin_task, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
+    begin_users_code, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
     users_code,
 )
 from pyray._core.layout cimport *
@@ -23,10 +23,11 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, borrow_for_view, has_duties, load_raw, store_value,
+    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, has_duties, load_raw, put_value,
+    say_unseen, store_value,
 )
-from pyray._core.tasks cimport TaskContext, here, holds_for_tasks, set_variable, the_only
-from pyray._core.waiting cimport set_task_thread
+from pyray._core.tasks cimport TaskContext, base, here, holds_for_tasks, set_variable, the_only
+from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 import os
 import sys
@@ -89,8 +90,15 @@ def current_name():
 
 
 def several_at_once(variable):
-    """From now on calls run side by side here; the context variable tells which one asks."""
+    """From now on calls run side by side here; the context variable tells which one asks.
+
+    An actor that holds CPUs counts as waiting while any of them waits; it takes its CPUs again in
+    the calling thread.
+    """
     set_variable(variable)
+    if C.me.shaped == SHAPED_RUNS:
+        set_task_thread(True)
+        begin_task()
 
 
 # ---- how a task ends -----------------------------------------------------------------------
@@ -121,15 +129,23 @@ cdef void finish(uint64_t handle) noexcept nogil:
 cdef int store_error(pr_task *t, object error) except -1:
     """Seal all returns with an exception; one that cannot be stored is replaced by its text.
 
-    A tuple stands for TaskCancelledError: see interrupts.cancelled_value.
+    A tuple stands for TaskCancelledError (interrupts.cancelled_value); an id for the error that is
+    there: the node passes a user's exception on without unpickling it.
     """
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
+    cdef bint awaited = False
     for i in range(t.nreturns):
         if not alive(C, rets[i]) or sealed(C, rets[i]):
+            awaited = True
             continue
+        if not at_load64(&object_at(C, rets[i]).state) & OBJ_DROPPED:
+            awaited = True
         try:
-            store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
+            if type(error) is ObjectID:
+                copy_value(rets[i], <ObjectID>error, OBJ_ERROR)
+            else:
+                store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
             if type(error) is tuple:
                 # Without its text it always fits.
@@ -141,6 +157,8 @@ cdef int store_error(pr_task *t, object error) except -1:
             except Exception:
                 # Not even its text fits into the store: what fits into the record always does.
                 store_value(rets[i], "its result did not fit", OBJ_ERROR, RESULT, "exception")
+    if not awaited and type(error) is not ObjectID:
+        say_unseen(error)
     return 0
 
 
@@ -261,6 +279,15 @@ cdef bint to_retry(uint64_t handle, pr_task *t, Function f, int attempt, object 
             and (f is None or f.retry is None or isinstance(error, f.retry)))
 
 
+cdef object put_error(Function f, object error):
+    """A constructor's exception as an object of its own."""
+    value = _make_error(error, f.name, False)
+    try:
+        return put_value(value, base(the_only()), 0, "exception")
+    except Exception as problem:
+        return put_value(_make_error(value, problem, True), base(the_only()), 0, "exception")
+
+
 cdef int fail(uint64_t handle, TaskContext me, Function f, object error) except -1:
     """Seal its returns with what it raised."""
     cdef pr_task *t = task_at(C, handle)
@@ -287,8 +314,9 @@ cdef int execute(uint64_t handle) except -1:
     attempt = set_running(handle, t)
     C.me.depth = t.depth
     enter(me, handle, t.depth)
+    begin_task()
     try:
-        begin_task()
+        begin_users_code()
         f = function_of(t)
         _name = f.name
         stop_if_asked(handle)
@@ -308,10 +336,12 @@ cdef int execute(uint64_t handle) except -1:
         code = ends_with(e)
         if code < 0 and isinstance(e, Exception) and to_retry(handle, t, f, attempt, e):
             enter(me, 0, 0)
+            end_task()
             retry(handle, t, attempt)
             return 1
         fail(handle, me, f, e)
     enter(me, 0, 0)
+    end_task()
     C.me.depth = 0
     finish(handle)
     if code >= 0:
@@ -357,6 +387,8 @@ cdef class Call(TaskContext):
         self.function = function_of(t)
         refuse_cancelled(self.handle)
         result = run(t, self.function.call, &failed)
+        if C.forked:
+            leave_fork(None)
         if failed:
             store_error(t, load_raw(failed, None))
             self.done()
@@ -365,6 +397,8 @@ cdef class Call(TaskContext):
     def finish(self, result):
         """Seal its returns."""
         cdef pr_task *t = task_at(C, self.handle)
+        if C.forked:
+            leave_fork(None)
         store_result(t, self.function.name, result)
         self.done()
 
@@ -374,6 +408,8 @@ cdef class Call(TaskContext):
         cdef pr_task *t = task_at(C, self.handle)
         cdef int code = ends_with(error)
         cdef uint64_t s
+        if C.forked:
+            leave_fork(error)
         if (code < 0 and isinstance(error, Exception)
                 and to_retry(self.handle, t, self.function, self.attempt, error)):
             s = at_load64(&t.state)

@@ -9,6 +9,7 @@ cdef class ObjectID:
     cdef uint32_t epoch
     cdef uint32_t index
     cdef uint32_t mark          # scratch of wait(): finds duplicates without hashing
+    cdef bint asked             # somebody has asked for the value, which is an error
     cdef bint escaped           # this process has its bit in the record, and the id is interned
     cdef bytes parent
     cdef bytes digest           # the 20 bytes, once somebody asked
@@ -35,8 +36,10 @@ cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object roo
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()
 cdef void store_reset()
+cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1
 cdef int take_over_nested(uint64_t handle) except -1
 cdef void set_sweep(object sweep)
+cdef void say_unseen(object error)
 cdef int sweep_now() except -1
 cdef bint has_duties()
 

@@ -214,7 +214,7 @@ cdef class Caller(Target):
 
     def __init__(self, function, bind, check):
         self.function = function
-        self.path = ArgumentPath(function)
+        self.path = ArgumentPath(getattr(function, "_name", "the task"))
         self.bind = bind
         self.check = check
         self.min_args = 0
@@ -437,13 +437,20 @@ cdef object mailbox_full():
 
 class ArgumentPath:
     """Names the root of a call's arguments in a serialization error; made before it is needed, so
-    it says it only when asked."""
+    it says it only when asked.
 
-    def __init__(self, function):
-        self.function = function
+    Parameters
+    ----------
+    name : str
+        Of what is called. Not the function or method itself: that one keeps this, and a cycle would
+        keep an actor alive after its last handle.
+    """
+
+    def __init__(self, name):
+        self.name = name
 
     def __str__(self):
-        return f"arguments of {getattr(self.function, '_name', 'the task')}: args"
+        return f"arguments of {self.name}: args"
 
 
 # ---- the rest ---------------------------------------------------------------------------------

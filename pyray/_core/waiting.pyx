@@ -4,6 +4,12 @@ A wait registers one waiter with the objects that are missing.  Each seal adds o
 count of events; only the one that completes the wait wakes the process.  A wake-up is a hint: the
 waiter looks at the objects again, and every 0.1 s it looks round besides, for signals, deaths, and
 work that nobody has picked up.
+
+A task that waits gives its CPU to whoever can use it.  That may be the task's own thread, in get or
+wait; and it may be a future that the task has made, by `await` or `ref.future()`, since nobody can
+tell what its threads and loops do until the object is there.  So a task *counts as waiting* while
+its own thread is in get or wait, or while anything of the second sort is pending; it takes a CPU
+again when its own thread next comes by here after that.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -23,7 +29,9 @@ from pyray._core.store cimport (
     ObjectID, PACKED_BYTES, check_id, check_session, load_value, sweep_now,
 )
 
-from pyray._core.errors import GetTimeoutError, ProcessLimitError, SessionError
+from pyray._core.errors import (
+    GetTimeoutError, ProcessLimitError, SessionError, without_core,
+)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -35,7 +43,13 @@ cdef enum:
     CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
 
 cdef unsigned long _task_thread = 0
+cdef bint _task_on = False          # a task of the user's runs
+cdef uint32_t _task_number = 0      # which one: what an earlier one left pending does not count
+cdef Py_ssize_t _pending = 0        # waits of the running task outside of its own thread
+cdef bint _given_up = False         # the running task has given its CPU up
+cdef bint _resuming = False         # its thread is about to take one again
 cdef uint32_t _mark = 0
+cdef object _doing = None           # (task's handle) -> what the task is doing, in words
 cdef object _tick = None            # called about every 0.1 s of a wait: (seconds, [ids])
 cdef object _interrupted = None     # called when Ctrl-C ends a wait of the driver's: ([ids])
 
@@ -52,10 +66,106 @@ def set_interrupted(interrupted):
     _interrupted = interrupted
 
 
+def set_doing(doing):
+    """Have `doing(task)` say in words what a task is doing that a wait gave up on."""
+    global _doing
+    _doing = doing
+
+
+cdef str missing(ObjectID oid):
+    """What is known of an object that is not there, for a message."""
+    cdef uint64_t task = object_at(C, oid.handle).task
+    if task == 0 or _doing is None:
+        return repr(oid)
+    try:
+        return f"{_doing(task)} ({oid!r})"
+    except Exception:
+        return repr(oid)
+
+
+cdef int call_tick(int64_t ns, list ids) except -1:
+    if _tick is not None:
+        _tick(ns / 1e9, ids)
+    return 0
+
+
 cdef void set_task_thread(bint on):
     """From now on the calling thread runs tasks: its waits give the CPU back."""
     global _task_thread
     _task_thread = PyThread_get_thread_ident() if on else 0
+
+
+cdef bint on_task_thread():
+    return _task_thread != 0 and PyThread_get_thread_ident() == _task_thread
+
+
+cdef void begin_task():
+    """A task of the user's is about to run in the calling thread."""
+    global _task_on, _task_number, _pending, _given_up
+    _task_on = True
+    _task_number = _task_number + 1 if _task_number != <uint32_t>-1 else 1
+    _pending = 0
+    _given_up = False
+
+
+cdef int end_task() except -1:
+    """It is over.  What it left pending counts no more; without its CPU, the worker looks for one
+    together with its next task, but CPUs that the node lends an actor are to be had back."""
+    global _task_on, _pending, _given_up
+    _task_on = False
+    _pending = 0
+    if _given_up:
+        _given_up = False
+        if C.me.shaped == SHAPED_BLOCKED:
+            unblock(False)
+        at_store32(&C.me.blocked, 0)
+    return 0
+
+
+cdef uint32_t count_in(uint64_t *handles, Py_ssize_t n):
+    """The running task counts as waiting, for these objects, until `count_out` of what this
+    returns; for waits outside of its thread, from any thread.  0 if no task runs."""
+    global _pending
+    if not _task_on:
+        return 0
+    _pending += 1
+    give_up(handles, n)
+    return _task_number
+
+
+cdef void count_out(uint32_t number):
+    global _pending
+    if number and number == _task_number and _task_on:
+        _pending -= 1
+
+
+cdef void give_up(uint64_t *handles, Py_ssize_t n):
+    global _given_up
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not sealed(C, handles[i]):
+            raise_depth(C, handles[i], C.me.depth + 1, 0)
+    # While the task's own thread takes a CPU it must not be taken from it: it looks afterwards.
+    if not _given_up and not _resuming:
+        _given_up = True
+        block()
+
+
+cdef int settle(bint interrupted=False) except -1:
+    """Have the running task take its CPU again if it waits for nothing any more; called whenever
+    its own thread comes by."""
+    global _given_up, _resuming
+    if not _given_up or _pending or C.forked or not on_task_thread():
+        return 0
+    _resuming = True
+    try:
+        unblock(interrupted)
+    finally:
+        _given_up = False
+        _resuming = False
+    if _pending:
+        give_up(NULL, 0)    # another thread's wait began meanwhile
+    return 0
 
 
 cdef Py_ssize_t count_sealed(uint64_t *handles, Py_ssize_t n, Py_ssize_t need,
@@ -103,12 +213,8 @@ cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
             return
 
 
-cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
+cdef void block() noexcept nogil:
     """The task that this process runs starts to wait: give its CPU to whoever can use it."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        if not sealed(C, handles[i]):
-            raise_depth(C, handles[i], C.me.depth + 1, 0)
     at_store32(&C.me.refused, 0)
     at_store32(&C.me.blocked, 1)
     if C.me.shaped == SHAPED_RUNS or C.me.shaped == SHAPED_WANTS:
@@ -157,6 +263,17 @@ cdef int unblock(bint interrupted) except -1:
     return 0
 
 
+cdef object refused():
+    """What to raise if the node cannot put another worker in this blocked one's place, or None."""
+    cdef uint32_t limit = at_load32(&C.me.refused)
+    if limit == 0:
+        return None
+    at_store32(&C.me.refused, 0)
+    return ProcessLimitError(
+        f"this wait needs one more worker, but the session has its limit of {limit - 1} processes, "
+        "blocked in waits of their own: nest less deeply, or wait in fewer tasks at once")
+
+
 cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64_t until,
                          bint stop_at_error, list ids) except -1:
     """Wait until `need` of the objects are sealed; how many are, which may be fewer at the time
@@ -165,7 +282,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     cdef Py_ssize_t i, ready
     cdef int waiter
     cdef pr_waiter *w = NULL
-    cdef uint32_t events = 0
+    cdef uint32_t events = 0, counted = 0
     cdef int64_t start, now, end, looked
     cdef uint32_t sweeps
     ready = count_sealed(handles, n, need, &error)
@@ -179,9 +296,11 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     looked = start
     sweeps = at_load32(&C.dispatch.sweep)
     C.inflight += 1
-    blocked = _task_thread != 0 and PyThread_get_thread_ident() == _task_thread
+    blocked = on_task_thread()
     if blocked:
-        block(handles, n)
+        give_up(handles, n)
+    else:
+        counted = count_in(handles, n)
     try:
         while True:
             if waiter >= 0:
@@ -235,15 +354,10 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                 if at_load_relaxed32(&C.dispatch.sweep) != sweeps:
                     sweeps = at_load32(&C.dispatch.sweep)
                     sweep_now()
-                if at_load32(&C.me.refused):
-                    count = C.me.refused - 1
-                    at_store32(&C.me.refused, 0)
-                    raise ProcessLimitError(
-                        f"this wait needs one more worker, but the session has its limit of "
-                        f"{count} processes, blocked in waits of their own: nest less deeply, or "
-                        "wait in fewer tasks at once")
-                if _tick is not None:
-                    _tick((now - start) / 1e9, ids)
+                refusal = refused()
+                if refusal is not None:
+                    raise refusal
+                call_tick(now - start, ids)
     except KeyboardInterrupt:
         interrupted = True
         if _interrupted is not None and C.me.role == ROLE_DRIVER and current_mapping() is mapping:
@@ -254,8 +368,9 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
         if current_mapping() is mapping:
             if waiter >= 0:
                 waiter_close(C, waiter)
+            count_out(counted)
             if blocked:
-                unblock(interrupted)
+                settle(interrupted)
 
 
 cdef int64_t deadline(object timeout) except? -2:
@@ -291,9 +406,60 @@ cdef object get_one(ObjectID oid, object timeout):
     if not sealed(C, oid.handle):
         if wait_for(&oid.handle, 1, 1, until, False, [oid]) < 1:
             raise GetTimeoutError(
-                f"get waited {timeout} s for {oid!r}, which is not there yet; "
-                "the task goes on, and get may be called again")
+                f"get waited {timeout} s for the result of {missing(oid)}; the task goes on, and "
+                "get may be called again")
     return load_value(oid)
+
+
+cdef object get_several(object refs, object timeout):
+    cdef Py_ssize_t n, i, ready
+    cdef uint64_t *handles
+    cdef int64_t until
+    cdef list ids, out
+    if refs == []:
+        return []
+    check_session()
+    if type(refs) is not list:
+        if isinstance(refs, (list, tuple)):
+            refs = list(refs)
+        else:
+            raise TypeError(
+                f"get takes an ObjectID or a list of ObjectIDs, not {described(refs)}")
+    ids = refs
+    n = len(ids)
+    for i in range(n):
+        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
+            raise TypeError(f"get takes ObjectIDs; item {i} of the list is {described(ids[i])}")
+        check_id(<ObjectID>ids[i])
+    until = deadline(timeout)
+    handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))
+    if handles == NULL:
+        raise MemoryError
+    ids = list(ids)     # the caller's may change while we wait
+    try:
+        for i in range(n):
+            handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
+        ready = wait_for(handles, n, n, until, True, ids)
+        if ready < n:
+            for i in range(n):
+                # An error that is there is raised at once, whatever is still missing.
+                if (sealed(C, handles[i])
+                        and at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR):
+                    load_value(<ObjectID>ids[i])
+            first = ids[0]
+            for i in range(n):
+                if not sealed(C, handles[i]):
+                    first = ids[i]
+                    break
+            raise GetTimeoutError(
+                f"get waited {timeout} s: {n - ready} of {n} objects are not there yet, first the "
+                f"result of {missing(first)}; the tasks go on, and get may be called again")
+    finally:
+        free(handles)
+    out = []
+    for i in range(n):
+        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i)))
+    return out
 
 
 def get(refs, *, timeout=None):
@@ -327,50 +493,19 @@ def get(refs, *, timeout=None):
     >>> ray.get([ray.put(1), ray.put(2)])
     [1, 2]
     """
-    cdef Py_ssize_t n, i, ready
-    cdef uint64_t *handles
-    cdef int64_t until
-    cdef list ids, out
-    if type(refs) is ObjectID:
-        return get_one(<ObjectID>refs, timeout)
-    if refs == []:
-        return []
-    check_session()
-    if type(refs) is not list:
-        if isinstance(refs, (list, tuple)):
-            refs = list(refs)
-        else:
-            raise TypeError(
-                f"get takes an ObjectID or a list of ObjectIDs, not {described(refs)}")
-    ids = refs
-    n = len(ids)
-    for i in range(n):
-        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            raise TypeError(f"get takes ObjectIDs; item {i} of the list is {described(ids[i])}")
-        check_id(<ObjectID>ids[i])
-    until = deadline(timeout)
-    handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))
-    if handles == NULL:
-        raise MemoryError
-    ids = list(ids)     # the caller's may change while we wait
     try:
-        for i in range(n):
-            handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
-        ready = wait_for(handles, n, n, until, True, ids)
-        if ready < n:
-            for i in range(n):
-                # An error that is there is raised at once, whatever is still missing.
-                if (sealed(C, handles[i])
-                        and at_load64(&object_at(C, handles[i]).state) & OBJ_ERROR):
-                    load_value(<ObjectID>ids[i])
-            raise GetTimeoutError(f"get waited {timeout} s: {n - ready} of {n} objects are not "
-                                  "there yet; the tasks go on, and get may be called again")
-    finally:
-        free(handles)
-    out = []
-    for i in range(n):
-        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i)))
-    return out
+        if type(refs) is ObjectID:
+            return get_one(<ObjectID>refs, timeout)
+        return get_several(refs, timeout)
+    except Exception as error:
+        if isinstance(refs, (list, tuple)) and not isinstance(error, GetTimeoutError):
+            # One error was raised on behalf of all: the others are not unheard of.
+            for oid in refs:
+                if type(oid) is ObjectID:
+                    (<ObjectID>oid).asked = True
+        raise without_core(error)
+    except KeyboardInterrupt as error:
+        raise without_core(error)
 
 
 def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
@@ -446,6 +581,8 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
             for i in range(n):
                 handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
             wait_for(handles, n, need, until, False, ids)
+        except KeyboardInterrupt as error:
+            raise without_core(error)
         finally:
             free(handles)
     ready = []

@@ -12,7 +12,7 @@ from collections import deque
 from types import CoroutineType
 from typing import Any
 
-from pyray._core import actors, control, interrupts, running
+from pyray._core import actors, control, futures, interrupts, running
 from pyray.worker.actor import BUSY_SECONDS, IDLE_SECONDS, chores
 from pyray.worker.threaded_actor import AHEAD, this_call
 
@@ -128,6 +128,7 @@ class Loop:
             self.loop.stop()
         finally:
             self.begun.pop(call, None)
+            futures.settle()  # a wait of its in another thread may have given up the actor's CPUs
             group.running -= 1
             self.ended += 1
             if not self.room.is_set():

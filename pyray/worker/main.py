@@ -9,10 +9,11 @@ import sys
 import threading
 from typing import Any
 
-from pyray import definitions, protocol
+from pyray import definitions, protocol, runtime_env
 from pyray._core import interrupts, running, serializer, shm, store, tasks
 from pyray._core.errors import NodeDiedError
 from pyray._core.serial_errors import DefinitionNotFoundError
+from pyray.worker import environment
 from pyray.worker.errors import make_error
 from pyray.worker.output import TaskOutput
 
@@ -111,6 +112,7 @@ def _become_worker(
     sys.stdout = sys.__stdout__ = TaskOutput(1)  # type: ignore[misc, assignment]
     sys.stderr = sys.__stderr__ = TaskOutput(2)  # type: ignore[misc, assignment]
     shm.set_process_name("pyray worker")
+    environment.set_up(runtime_env.from_text(config["runtime_env"]))
     _limit_threads(os.environ, 1)
     if config["num_gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -148,17 +150,20 @@ def _loop() -> int:
             _drain()
             return int(e.code)
         except running.BecomeActor as e:
-            from pyray.worker import actor
-
-            code = actor.live(e.task)
-            _drain()
-            return code
+            task = e.task
+            break
         if control.stopping():
             return 0
         sys.stdout.flush()
         sys.stderr.flush()
         holding = tasks.sweep()
         seconds = BUSY_SECONDS if ran or holding else IDLE_SECONDS
+    # Out of the handler, or whatever the actor raises would be told as raised while handling that.
+    from pyray.worker import actor
+
+    code = actor.live(task)
+    _drain()
+    return code
 
 
 def _drain() -> None:
@@ -177,6 +182,7 @@ def _drain() -> None:
 
 def load_function(number: int) -> Any:
     """A function by its number, ready to be called."""
+    environment.require(lambda: definitions.name_of(number))
     try:
         function, extra = definitions.load(number)
         if isinstance(function, int):
