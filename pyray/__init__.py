@@ -25,6 +25,7 @@ from pyray.api import (
     shutdown,
     wait,
 )
+from pyray.cancelling import cancel
 from pyray.serialization import register_custom_serializer
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ __all__ = [
     "__version__",
     "arrow_stream",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "get",
