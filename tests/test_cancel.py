@@ -524,7 +524,9 @@ def test_in_a_full_store(tally, gate):
 
 
 @pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize("shape", [{"num_cpus": 2}, {"num_cpus": 0}, {"resources": {"x": 1}}], ids=str)
+@pytest.mark.parametrize(
+    "shape", [{"num_cpus": 2}, {"num_cpus": 0}, {"resources": {"x": 1}}], ids=str
+)
 def test_tasks_of_other_shapes(tally, shape, force):
     pyray.init(num_cpus=2, resources={"x": 1}, object_store_memory=64 << 20, log_to_driver=False)
     shape = {"num_cpus": 1, **shape}
