@@ -304,9 +304,14 @@ class Session(Resources):
                     raise SessionError("the session was shut down during this call")
                 self._reply_arrived.wait(1.0)
             ok, value = self._replies.pop(number)
-        if not ok:
+        if ok:
+            return value
+        try:
             raise value
-        return value
+        finally:
+            # Or this frame and the error would keep each other, and the caller's ids, until the
+            # garbage collector comes.
+            del value
 
     def _reply_arrived_or_gone(self) -> None:
         """Its socket is closed: give the reader a moment to find out why, and raise that."""

@@ -54,9 +54,14 @@ class NodeLink:
         if answer is None:
             raise NodeDiedError("the node process ended during this call")
         _, ok, value = pickle.loads(answer[1])
-        if not ok:
+        if ok:
+            return value
+        try:
             raise value
-        return value
+        finally:
+            # Or this frame and the error would keep each other, and the caller's ids, until the
+            # garbage collector comes.
+            del value
 
 
 def main(slot: int, out: int, err: int, link: int, config: dict[str, Any], ready: int) -> None:
