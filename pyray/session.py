@@ -25,6 +25,9 @@ MAX_PROCESSES = 250
 RECORD_BYTES = 2 << 30
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
+# How often the driver looks whether it may let go of what tasks needed, while some need something;
+# less often if the look takes more than a fiftieth of that.
+SWEEP_SECONDS = 0.2
 # A wait that takes so long says once what it waits for.
 LONG_WAIT_SECONDS = 10.0
 
@@ -152,6 +155,7 @@ class Session(Resources):
         self._sock: socket.socket | None = None
         self._reader: threading.Thread | None = None
         self._bell = -1
+        self._holding = -1  # eventfd: tasks have come to need something that is held for them
         shm.attach(memory, 0)
         tasks.reset()
         try:
@@ -194,6 +198,8 @@ class Session(Resources):
             ours.sendall(protocol.pickled(protocol.CONFIG, self.config))
         except OSError:
             pass  # it has ended already; the reader finds out how
+        self._holding = _descriptor_above_standard(os.eventfd(0, os.EFD_CLOEXEC))
+        tasks.set_on_hold(self._on_hold)
         self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
         self._reader.start()
 
@@ -207,11 +213,36 @@ class Session(Resources):
 
     # ---- what the node says ----------------------------------------------------------------
 
+    def _on_hold(self) -> None:
+        os.eventfd_write(self._holding, 1)
+
+    def _await_frame(self) -> None:
+        """Wait until the node says something; meanwhile let go of what finished tasks needed."""
+        import select
+
+        assert self._sock is not None
+        waiting_for = select.poll()
+        waiting_for.register(self._sock.fileno(), select.POLLIN)
+        waiting_for.register(self._holding, select.POLLIN)
+        pause = SWEEP_SECONDS if tasks.held_tasks() else None
+        while True:
+            ready = waiting_for.poll(None if pause is None else pause * 1000)
+            if any(fd != self._holding for fd, _ in ready):
+                return
+            if ready:
+                os.eventfd_read(self._holding)
+                pause = SWEEP_SECONDS
+                continue
+            began = time.monotonic()
+            held = tasks.held_tasks()
+            pause = max(SWEEP_SECONDS, 50 * (time.monotonic() - began)) if held else None
+
     def _read(self) -> None:
         assert self._sock is not None
         import pickle
 
         while True:
+            self._await_frame()
             try:
                 got = protocol.read_frame(self._sock)
             except (OSError, ValueError):
@@ -389,8 +420,10 @@ class Session(Resources):
         if self._sock is not None:
             self._sock.close()
         control.set_bell(-1)
-        if self._bell >= 0:
-            os.close(self._bell)
+        tasks.set_on_hold(None)
+        for fd in (self._bell, self._holding):
+            if fd >= 0:
+                os.close(fd)
         # Calls of other threads that are under way see that the session has ended, or finish.
         deadline = time.monotonic() + STOP_SECONDS
         while shm.inflight() and time.monotonic() < deadline:

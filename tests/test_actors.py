@@ -944,3 +944,22 @@ def test_an_actor_ends_with_its_last_handle_without_the_garbage_collector(ray, w
         helpers.wait_until(lambda: not helpers.alive(pid), 5, "the actor's end")
     finally:
         gc.enable()
+
+
+def test_an_actor_that_was_a_tasks_argument_ends_while_the_driver_is_idle(ray):
+    """What a task needed is let go of without a further call."""
+
+    @ray.remote
+    class Sitter:
+        def pid(self):
+            return os.getpid()
+
+    @ray.remote
+    def look(handle):
+        return 1
+
+    sitter = Sitter.remote()
+    pid = ray.get(sitter.pid.remote())
+    assert ray.get(look.remote(sitter)) == 1
+    del sitter
+    helpers.wait_until(lambda: not helpers.alive(pid), 10, "the actor's end")

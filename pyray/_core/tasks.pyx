@@ -46,6 +46,7 @@ cdef TaskContext _only = TaskContext()
 # In a process where several calls run at once: a context variable with the one that asks.
 cdef object _variable = None
 cdef object _sweep_more = None      # what else is to be swept
+cdef object _on_hold = None         # called when a task comes to hold ids and none did before
 
 
 # ---- who submits ---------------------------------------------------------------------------
@@ -159,6 +160,13 @@ def sweep():
 
 
 set_sweep(sweep)
+
+
+def set_on_hold(on_hold):
+    """Have `on_hold()` called when this process begins to hold ids for a task: somebody is to sweep
+    from time to time until it holds none any more."""
+    global _on_hold
+    _on_hold = on_hold
 
 
 cdef bint holds_for_tasks():
@@ -343,6 +351,8 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         rets[i] = ret
         object_at(C, ret).task = handle
     if refs is not None:
+        if not _held and _on_hold is not None:
+            _on_hold()
         _held.append((handle, refs))
         for oid in refs:
             _held_bytes += object_at(C, oid.handle).size
@@ -434,8 +444,11 @@ class ArgumentPath:
 # ---- the rest ---------------------------------------------------------------------------------
 
 def held_tasks():
-    """Number of unfinished tasks that this process holds ids for."""
+    """Number of unfinished tasks that this process holds ids for; lets go of what others needed."""
+    if not C.attached or C.forked:
+        return 0
     sweep_held()
+    sweep_store()
     return len(_held)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyray as ray
 from pyray.util.multiprocessing.results import PoolTerminatedError, Result
 from pyray.util.multiprocessing.threads import SerialThread
-from pyray.util.multiprocessing.worker import PoolWorker
+from pyray.util.pool_worker import PoolWorker
 
 __all__ = ["Chunk", "Engine"]
 

@@ -10,14 +10,14 @@ from typing import Any
 import pyray as ray
 from pyray.util.multiprocessing.engine import Chunk, Engine
 from pyray.util.multiprocessing.results import AsyncResult, IMapIterator, MapResult, Result
-from pyray.util.multiprocessing.worker import APPLY, MAP, STARMAP
+from pyray.util.pool_worker import APPLY, MAP, STARMAP
 
 __all__ = ["Pool"]
 
 _Callback = Callable[[Any], object]
 
 # Of an iterable that has no length, so many chunks for each process are taken ahead.
-_AHEAD = 2
+_AHEAD = 16
 
 
 class Pool:

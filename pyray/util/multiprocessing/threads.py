@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any
 
 __all__ = ["SerialThread"]
@@ -25,26 +25,24 @@ class SerialThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._changed = threading.Condition(threading.Lock())
+        self._work: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None]
+        self._work = SimpleQueue()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
         """Have a function called, after those before it."""
-        with self._changed:
-            self._work.append((function, args))
+        self._work.put((function, args))
+        with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
-            else:
-                self._changed.notify()
 
     def close(self) -> None:
         """Have the thread end as soon as it has nothing to do, without lingering."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._closed = True
+        self._work.put(None)
 
     def join(self) -> None:
         """Wait until the thread has ended; not in the thread itself."""
@@ -54,13 +52,17 @@ class SerialThread:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._work:
-                    idle = self._closed or not self._changed.wait(IDLE_SECONDS)
-                    if idle and not self._work:
+            try:
+                work = self._work.get(timeout=0 if self._closed else IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._work.empty():
                         self._thread = None
                         return
-                function, args = self._work.popleft()
+                continue
+            if work is None:
+                continue
+            function, args = work
             try:
                 function(*args)
             except BaseException as error:
@@ -70,4 +72,4 @@ class SerialThread:
                         (type(error), error, error.__traceback__, threading.current_thread())
                     )
                 )
-            del function, args
+            del work, function, args

@@ -1,4 +1,7 @@
-"""The actor that is one process of a pool."""
+"""The actor that is one process of a `pyray.util.multiprocessing.Pool`.
+
+Not in that package, which imports much of the standard library: each process would, at its start.
+"""
 
 from __future__ import annotations
 
