@@ -1,7 +1,8 @@
 """Every block of Python in the README and in docs/ runs, and prints what the page says.
 
 A page is a script: its blocks run in order, in a process of its own. See run_page.py for how a page
-says what is printed, and that a block is not to be run.
+says what is printed, and that a block is not to be run. The reference is made from the docstrings,
+whose examples are run elsewhere.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def test_a_page_runs(page: Path, tmp_path: Path) -> None:
         str(Path(run_page.__file__)), str(page), cwd=tmp_path, timeout=35, env=env
     )
     assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_reference_is_up_to_date() -> None:
+    helpers.run_python(str(ROOT / "docs" / "build_api.py"), "--check")  # says what to run
 
 
 def test_blocks_that_are_not_run_are_few() -> None:
