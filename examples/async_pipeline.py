@@ -11,9 +11,7 @@ import time
 import pyray as ray
 from pyray.util.queue import Queue
 
-DOCUMENTS = 60
-READERS = 2
-AT_A_TIME = 20
+DOCUMENTS, READERS, AT_A_TIME = 60, 2, 20
 END = None
 
 
