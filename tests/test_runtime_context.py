@@ -484,6 +484,55 @@ def test_current_actor_is_for_actors(ray):
         ray.get(f.remote())
 
 
+# ---- cancelling --------------------------------------------------------------------------------
+
+
+def test_a_task_knows_that_it_was_cancelled(ray1, gate, tally):
+    @ray1.remote
+    def f():
+        context = ray1.get_runtime_context()
+        tally.add(f"{context.is_canceled()} {context.is_cancelled()}")
+        try:
+            gate.wait()
+        except KeyboardInterrupt:
+            tally.add(f"{context.is_canceled()} {context.is_cancelled()}")
+            raise
+
+    ref = f.remote()
+    wait_until(lambda: len(tally) == 1, what="the task's beginning")
+    ray1.cancel(ref)
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray1.get(ref)
+    assert tally.lines() == ["False False", "True True"]
+    again = ray1.remote(lambda: ray1.get_runtime_context().is_canceled())
+    assert ray1.get(again.remote()) is False
+
+
+def test_a_call_in_a_thread_can_ask_whether_it_was_cancelled(ray, tally):
+    """Where nothing interrupts it, this is how a call learns of it; and others know better."""
+
+    @ray.remote(max_concurrency=2)
+    class Threads:
+        def run(self, number):
+            context = ray.get_runtime_context()
+            tally.add(number)
+            deadline = time.monotonic() + 20
+            while not context.is_canceled():
+                if number == 2 and len(tally) == 3:
+                    return "never asked to stop"
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            tally.add("stopped")
+            return "stopped"
+
+    actor = Threads.remote()
+    first, second = actor.run.remote(1), actor.run.remote(2)
+    wait_until(lambda: len(tally) == 2, what="both calls")
+    ray.cancel(first)
+    assert ray.get(second) == "never asked to stop"
+    assert tally.lines()[2] == "stopped"
+
+
 # ---- the environment ---------------------------------------------------------------------------
 
 

@@ -141,6 +141,35 @@ def test_failures(ray1, tally):
         assert len(list_tasks(filters=[("task_id", "=", ref.task_id())])) == 2
 
 
+def test_cancelled_tasks(ray1, gate):
+    f = ray1.remote(wait_for)
+    running, queued = f.remote(gate), f.remote(gate)
+    waiting = f.remote(gate, running)
+    refs = [running, queued, waiting]
+    wait_until(lambda: state_of(running) == "RUNNING", what="a running task")
+    for ref in reversed(refs):
+        ray1.cancel(ref)
+    for ref in refs:
+        with pytest.raises(exceptions.TaskCancelledError):
+            ray1.get(ref)
+    found = [get_task(ref.task_id()) for ref in refs]
+    assert [t.state for t in found] == ["FAILED"] * 3
+    assert [t.error_type for t in found] == ["TASK_CANCELLED"] * 3
+    assert [t.worker_pid is None for t in found] == [False, True, True]
+    gate.open()
+
+
+def test_a_task_that_was_killed(ray1, gate):
+    ref = ray1.remote(wait_for).remote(gate)
+    wait_until(lambda: state_of(ref) == "RUNNING", what="a running task")
+    ray1.cancel(ref, force=True)
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray1.get(ref)
+    found = get_task(ref.task_id())
+    assert (found.state, found.error_type) == ("FAILED", "TASK_CANCELLED")
+    assert found.worker_pid and found.start_time_ms
+
+
 def test_a_retry_under_way(ray1, gate, tally):
     @ray1.remote(max_retries=1, retry_exceptions=True)
     def twice():

@@ -10,7 +10,7 @@ from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport actor_status
 from pyray._core.objects cimport alive, sealed
-from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible
+from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, stop_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport PACKED_BYTES, check_session
 from pyray._core.tasks cimport TaskContext, here
@@ -58,7 +58,7 @@ def calling_task():
     if gen_of(s) != gen_in(me.handle) or (s & 0xFF) != TASK_RUNNING:
         return None
     task_digest(t.parent_id, t.counter, out)
-    return ((<const char *>out)[:20], attempt_of(s), bool(at_load16(&t.flags) & TASK_F_CANCELLED),
+    return ((<const char *>out)[:20], attempt_of(s), bool(stop_of(t, me.handle)),
             t.shape, t.actor, bool(t.flags & TASK_F_CREATES))
 
 

@@ -13,7 +13,7 @@ from pyray._core.events cimport note_for, outcome_of
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
+from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.running cimport finish, store_error_at
 
@@ -303,7 +303,8 @@ def lost_task(uint32_t p):
             finish(handle)
             return None
     if (s & 0xFF) == TASK_RUNNING:
-        note_for(p, t, attempt_of(s), C.procs[p].started_ns, EVENT_FAILED | EVENT_DIED)
+        note_for(p, t, attempt_of(s), C.procs[p].started_ns, EVENT_FAILED | EVENT_DIED
+                 | (EVENT_CANCELLED if stop_of(t, handle) else 0))
     return handle, (s & 0xFF) == TASK_RUNNING
 
 

@@ -45,8 +45,6 @@ cdef void note_for(uint32_t p, pr_task *t, int attempt, uint64_t start,
     cdef pr_event *e = &ring.event[n & (PR_EVENTS - 1)]
     if t.flags & TASK_F_CREATES:
         flags |= EVENT_CREATES
-    if t.flags & TASK_F_CANCELLED and flags & EVENT_FAILED:
-        flags |= EVENT_CANCELLED
     # A reader that sees any of what follows also sees `written` as it is now.
     stores_before_stores()
     e.start_ns = start
