@@ -24,6 +24,7 @@ cdef extern from *:
 cdef enum:
     TRIES = 10          # how often a record is read again that changes under our eyes
     IS_ENDING = 100     # no status of a record's
+    NODE = 1            # the node's process slot
 
 cdef Ctx *C = get_ctx()
 
@@ -134,6 +135,11 @@ cdef list tasks_of(uint32_t chunk):
                 continue
             status = IS_ENDING
         p = (t.state >> 48) & 0xFF
+        if status == TASK_CLAIMED and p == NODE:
+            # The node fails it, and its end is told already.  Its record may stay for long after.
+            if t.nreturns == 0 or results_there(&t):
+                continue
+            status = TASK_READY
         handle = (<uint64_t>gen_of(t.state) << 32) | slot
         taken = status in (TASK_CLAIMED, TASK_RUNNING, IS_ENDING)
         started = 0

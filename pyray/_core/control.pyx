@@ -321,9 +321,9 @@ def fail(uint64_t handle, error):
     """Seal a lost task's returns with an exception."""
     cdef pr_task *t = task_at(C, handle)
     cdef uint64_t s = at_load64(&t.state)
-    store_error_at(handle, error)
     if (s & 0xFF) != TASK_RUNNING:
         note_for(0, t, attempt_of(s), 0, EVENT_FAILED | EVENT_NEVER)
+    store_error_at(handle, error)
     finish(handle)
 
 

@@ -206,11 +206,12 @@ cdef int fail_task(uint64_t handle, object error) except -1:
 cdef int end_failed(uint64_t handle, uint64_t status, object error) except -1:
     """The same for a task that the node has claimed, and that had this status."""
     cdef pr_task *t = task_at(C, handle)
-    store_error_at(handle, error)
     if status != TASK_RUNNING:
-        # A tuple is a cancelled task's: see store_error.
+        # Before the result, since the record may stay.  A tuple is a cancelled task's error: see
+        # store_error.
         note_for(0, t, attempt_of(at_load64(&t.state)), 0, EVENT_FAILED | EVENT_NEVER
                  | (EVENT_CANCELLED if type(error) is tuple else 0))
+    store_error_at(handle, error)
     if status == TASK_WAITING:
         _zombies.append(handle)     # other tasks hang on its links
     else:
