@@ -346,9 +346,14 @@ class Session(Resources):
                     self._interrupted.add(number)
                 raise
         ok, value = pickle.loads(body)
-        if not ok:
+        if ok:
+            return value
+        try:
             raise value
-        return value
+        finally:
+            # Or this frame and the error would keep each other, and the caller's ids, until the
+            # garbage collector comes.
+            del value
 
     def _reply_arrived_or_gone(self) -> None:
         """Its socket is closed: give the reader a moment to find out why, and raise that."""

@@ -159,7 +159,8 @@ except KeyboardInterrupt:
     start = time.monotonic()
     say(other=outcome(other), seconds=time.monotonic() - start)
 say(cancelled=[outcome(r) for r in (*refs, last, *behind, *queued[:10])],
-    rest=[outcome(r) for r in queued[10:]], marks=sorted(open(HERE + "/marks").read().split(chr(10))))
+    rest=[outcome(r) for r in queued[10:]])
+say(marks=open(HERE + "/marks").read().split())
 say(free=ray.available_resources()["CPU"], before=before, after=workers())
 """
     )
@@ -171,7 +172,7 @@ say(free=ray.available_resources()["CPU"], before=before, after=workers())
     # What ran, what was queued, and what that waited for in its turn.
     assert d.said("cancelled") == ["cancelled"] * 23
     assert d.said("rest") == [f"queued {i}" for i in range(10, 20)]
-    assert len(d.said("marks")) == 12
+    assert len(d.said("marks")) == 2 * 10 + 1
     assert d.said("free") == 2
     assert d.said("before") == d.said("after")
     assert d.ended() == 0

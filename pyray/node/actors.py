@@ -273,9 +273,7 @@ class Actors:
         core.node_placed(actor.handle, 0)
         return True
 
-    def process_ended(
-        self, actor: Actor, slot: int, code: int | None
-    ) -> tuple[str, str] | None:
+    def process_ended(self, actor: Actor, slot: int, code: int | None) -> tuple[str, str] | None:
         """An actor's process is gone: make it again, or settle what it leaves.
 
         Returns

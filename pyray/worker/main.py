@@ -57,9 +57,14 @@ class NodeLink:
             finally:
                 interrupts.let_through()
         ok, value = pickle.loads(body)
-        if not ok:
+        if ok:
+            return value
+        try:
             raise value
-        return value
+        finally:
+            # Or this frame and the error would keep each other, and the caller's ids, until the
+            # garbage collector comes.
+            del value
 
     def _next_reply(self) -> tuple[int, bytes]:
         while not self._replies:
