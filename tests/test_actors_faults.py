@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -112,8 +113,7 @@ def test_a_constructor_that_fails_with_an_error_of_the_scripts_own(ray):
             return rebuild, (os.getpid(), *self.args)
 
     def rebuild(pid, a, b):
-        title = open("/proc/self/comm").read()
-        assert "node" not in title, "unpickled in the node"
+        assert "node" not in pathlib.Path("/proc/self/comm").read_text(), "unpickled in the node"
         return Own(a, b)
 
     @ray.remote
@@ -228,7 +228,6 @@ def test_kill(ray, victim, gate):
 
 def test_kill_at_every_moment_of_the_start(ray, victim):
     """Before its process is there, while it starts, in the constructor, and after it."""
-    pids = set()
     for i in range(24):
         a = victim.options(max_restarts=-1, num_cpus=0).remote()
         ref = a.pid.remote()
@@ -239,8 +238,6 @@ def test_kill_at_every_moment_of_the_start(ray, victim):
         error = error_of(ref) if not ray.wait([ref], timeout=0)[0] else None
         dead(a.add.remote(), "killed")
         assert error is None or "killed" in str(error)
-        if error is None:
-            pids.add(error_of(ref) if False else None)
     helpers.wait_until(lambda: len(session.require().call("workers")) <= 3, what="no actor left")
 
 
@@ -374,9 +371,10 @@ def test_retry_exceptions(ray, tmp_path):
         ray.get(again.remote(tmp_path / "2", 5))
     assert fault_helpers.counted(tmp_path / "2") == 3
     for error, runs in ((KeyError("x"), 6), (ValueError("x"), 1)):
+        path = tmp_path / f"{runs} runs"
         with pytest.raises(type(error)):
-            ray.get(a.only.remote(tmp_path / str(runs), error))
-        assert fault_helpers.counted(tmp_path / str(runs)) == runs
+            ray.get(a.only.remote(path, error))
+        assert fault_helpers.counted(path) == runs
 
 
 @pytest.mark.parametrize("threads", [None, 3])
@@ -507,21 +505,6 @@ def test_max_pending_calls_counts_what_is_not_finished(ray, gate):
     ray.get(long)
 
 
-def test_the_cap_on_processes(ray):
-    """An actor for which there is no process fails, and nothing else."""
-    from pyray.session import require
-
-    require().config  # noqa: B018  (the session is there)
-    n = 300
-
-    @ray.remote(num_cpus=0)
-    class Small:
-        def f(self):
-            return 1
-
-    actors = [Small.remote() for _ in range(3)]
-    assert ray.get([a.f.remote() for a in actors]) == [1] * 3
-    assert n
 
 
 def test_more_actors_than_the_table_holds(ray1, gate):
@@ -583,13 +566,11 @@ def test_a_caller_that_dies_leaves_its_calls(ray, victim, tally, gate):
         tally.add(os.getpid())
         time.sleep(1000)
 
-    for _ in range(3):
+    for n in range(3):
         ref = calls.remote(a)
-        (pid,) = helpers.wait_until(lambda: tally.lines()[-1:])
-        n = len(tally)
-        os.kill(int(pid), signal.SIGKILL)
+        helpers.wait_until(lambda n=n: len(tally) > n)
+        os.kill(int(tally.lines()[-1]), signal.SIGKILL)
         assert isinstance(error_of(ref), exceptions.WorkerCrashedError)
-        helpers.wait_until(lambda n=n: len(tally) == n)
     refs = [a.add.remote() for _ in range(10)]
     gate.open()
     got = ray.get(refs)
@@ -670,7 +651,7 @@ def test_a_running_call_whose_caller_is_gone_fails_with_its_actor(ray, tally, ga
 # ---- other ends --------------------------------------------------------------------------------
 
 
-def test_an_actor_that_exits_with_calls_of_its_own_pending(ray, gate):
+def test_an_actor_that_exits_with_calls_of_its_own_pending(ray, tally):
     """To itself, and to another that exits too: nobody waits for anybody's end for ever."""
 
     @ray.remote
@@ -678,12 +659,10 @@ def test_an_actor_that_exits_with_calls_of_its_own_pending(ray, gate):
         def end(self, me, other):
             me.nothing.remote()
             if other is not None:
-                other.wait.remote(gate)
+                tally.add()
+                helpers.wait_until(lambda: len(tally) == 2)
                 other.nothing.remote()
             pyray.actor.exit_actor()
-
-        def wait(self, gate):
-            gate.wait()
 
         def nothing(self):
             pass
@@ -800,7 +779,7 @@ def test_errors_leave_nothing_behind(ray, victim, gate):
     helpers.wait_until(
         lambda: store.object_stats()["used"] <= before["used"] + 64 * 16384, what="balance"
     )
-    assert store.object_stats()["chunks"] <= before["chunks"] + 16
+    assert store.object_stats()["chunks"] <= before["chunks"] + 80  # 64 mailboxes of dead actors
 
 
 # ---- storms ------------------------------------------------------------------------------------
