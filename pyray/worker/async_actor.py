@@ -112,6 +112,8 @@ class Loop:
 
     async def _run(self, group: Group, call: running.Call) -> None:
         this_call.set(call)
+        if self.exit_code is not None:
+            return  # the process is about to end: the node fails it, or has it run anew
         try:
             while True:
                 try:
