@@ -341,7 +341,9 @@ def test_max_task_retries(ray, tmp_path):
     a = Retries.remote()
     ref, after = a.flaky.remote(tmp_path / "1", 2), a.after.remote()
     assert ray.get(ref) == 3 and ray.get(after) == "after"
-    assert isinstance(error_of(a.flaky.remote(tmp_path / "2", 10)), exceptions.ActorUnavailableError)
+    assert isinstance(
+        error_of(a.flaky.remote(tmp_path / "2", 10)), exceptions.ActorUnavailableError
+    )
     assert fault_helpers.counted(tmp_path / "2") == 4
     ref = a.flaky.options(max_task_retries=-1).remote(tmp_path / "3", 6)
     assert ray.get(ref) == 7
@@ -466,7 +468,7 @@ def test_fifty_thousand_queued_calls_survive_restarts_in_order(ray, gate, tally)
         ray.wait(refs, num_returns=1 + 8000 * killed)
         os.kill(int(tally.lines()[-1]), signal.SIGKILL)
         killed += 1
-        helpers.wait_until(lambda: len(tally) > killed, what="the restart")
+        helpers.wait_until(lambda n=killed: len(tally) > n, what="the restart")
     assert ray.get(refs) == list(range(50_000))
 
 
@@ -505,8 +507,6 @@ def test_max_pending_calls_counts_what_is_not_finished(ray, gate):
     ray.get(long)
 
 
-
-
 def test_more_actors_than_the_table_holds(ray1, gate):
     """8,191 at a time: the next is refused, and memory is not written beyond the table."""
 
@@ -517,11 +517,9 @@ def test_more_actors_than_the_table_holds(ray1, gate):
 
     first = Waits.remote()
     ray1.get(first.pid.remote())
-    made = []
+    made = [Waits.remote() for _ in range(8190)]
     with pytest.raises(exceptions.ProcessLimitError, match="8191 actors"):
-        for _ in range(9000):
-            made.append(Waits.remote())
-    assert len(made) == 8190
+        Waits.remote()
     del made
     assert ray1.get(first.pid.remote())
     del first
@@ -640,7 +638,8 @@ def test_a_running_call_whose_caller_is_gone_fails_with_its_actor(ray, tally, ga
     (pid,) = helpers.wait_until(tally.lines, what="the call")
     # The caller's process ends; others take its number, and what it occupied.
     others = [Slow.remote() for _ in range(3)]
-    ray.get([ray.remote(max_calls=1)(lambda b: ray.get(b.quick.remote())).remote(b) for b in others])
+    touch = ray.remote(max_calls=1)(lambda b: ray.get(b.quick.remote()))
+    ray.get([touch.remote(b) for b in others])
     os.kill(int(pid), signal.SIGKILL)
     error = error_of(ref)
     assert isinstance(error, exceptions.RayActorError), repr(error)

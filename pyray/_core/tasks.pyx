@@ -24,8 +24,8 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id, new_record,
-    put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
+    new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
 
 from pyray._core.errors import ObjectLostError, OutOfRecordsError
