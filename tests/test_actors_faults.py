@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -786,10 +787,12 @@ def test_errors_leave_nothing_behind(ray, victim, gate):
 
 @pytest.mark.slow
 @pytest.mark.seconds(600)
-def test_storm(ray):
-    """16 actors and callers in the driver and tasks, one actor killed every two seconds."""
+@pytest.mark.parametrize(("pause", "kills"), [(2.0, 20), (0.05, 300)])
+@pytest.mark.parametrize("options", [{}, {"max_concurrency": 4}, {"asynchronous": True}], ids=str)
+def test_storm(ray, pause, kills, options):
+    """16 actors and callers in the driver and tasks, and an actor killed every so many seconds:
+    every call is answered."""
 
-    @ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
     class Worker:
         def pid(self):
             return os.getpid()
@@ -797,17 +800,22 @@ def test_storm(ray):
         def work(self, i, payload=None):
             return i
 
-    actors = [Worker.remote() for _ in range(16)]
-    stop = threading.Event()
+    class Async(Worker):
+        async def work(self, i, payload=None):
+            return i
+
+    cls = Async if options.pop("asynchronous", False) else Worker
+    options |= {"max_restarts": -1, "max_task_retries": -1, "num_cpus": 0}
+    actors = [ray.remote(**options)(cls).remote() for _ in range(16)]
+    killed = []
 
     def kill():
-        i = 0
-        while not stop.wait(2.0):
-            try:
-                os.kill(ray.get(actors[i % 16].pid.remote()), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            i += 1
+        while len(killed) < kills:
+            time.sleep(pause)
+            actor = actors[len(killed) % 16]
+            killed.append(ray.get(actor.pid.remote()))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(killed[-1], signal.SIGKILL)
 
     @ray.remote(num_cpus=0)
     def call(actors, n):
@@ -816,14 +824,19 @@ def test_storm(ray):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        for _ in range(20):
+        while killer.is_alive():
             refs = [a.work.remote(i, b"x" * (i * 37 % 3000)) for i in range(300) for a in actors]
+            late = [a.work.remote(refs[k]) for k, a in enumerate(actors)]
             tasks = [call.remote(actors, 100) for _ in range(2)]
             assert ray.get(refs) == [i for i in range(300) for _ in actors]
             assert ray.get(tasks) == [[i for i in range(100) for _ in actors]] * 2
+            assert ray.get(late) == [0] * 16
     finally:
-        stop.set()
         killer.join()
+    before = store.object_stats()
+    del refs, late, tasks, actors
+    helpers.wait_until(lambda: len(session.require().call("workers")) <= 5, what="no actor left")
+    assert before["used"] < 100 << 20
 
 
 @pytest.mark.slow
