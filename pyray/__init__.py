@@ -24,6 +24,7 @@ from pyray.api import (
     shutdown,
     wait,
 )
+from pyray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from pyray.remote_function import RemoteFunction, remote
 from pyray.serialization import register_custom_serializer
 
@@ -32,8 +33,10 @@ ObjectRef = ObjectID
 __version__ = "0.1.0"
 
 __all__ = [
+    "DynamicObjectRefGenerator",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RemoteFunction",
     "__version__",
     "arrow_stream",

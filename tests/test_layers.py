@@ -17,7 +17,7 @@ PACKAGE = Path(pyray.__file__).parent
 LAYERS = [
     ["_core"],
     ["_task_error"],
-    ["exceptions", "serialization", "protocol", "machine", "options"],
+    ["exceptions", "serialization", "protocol", "machine", "options", "generators"],
     ["actor_options"],
     ["definitions", "actor_interface"],
     ["tell"],

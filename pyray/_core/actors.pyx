@@ -38,6 +38,7 @@ from pyray._core.store cimport (
     OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, new_id, new_record,
     put_value, store_value,
 )
+from pyray._core.streams cimport settle_stream
 from pyray._core.tasks cimport (
     Mailbox, Target, TaskContext, base, failed_call, here, split, submit, sweep_too, the_only,
 )
@@ -524,6 +525,8 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
             continue
         if (status == TASK_CLAIMED or status == TASK_RUNNING) and (s >> 48) & 0xFF == slot:
             attempt = attempt_of(s)
+            if t.flags & TASK_F_STREAM:
+                settle_stream(C, t)
             if status == TASK_RUNNING and returns_sealed(t):
                 finish(call)
                 continue

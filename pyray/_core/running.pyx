@@ -17,15 +17,17 @@ from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, borrow_for_view, has_duties, load_raw, say_unseen, store_value,
+    RESULT, RESULT_MORE, borrow_for_view, load_raw, say_unseen, store_value,
 )
-from pyray._core.tasks cimport TaskContext, here, holds_for_tasks, set_variable, the_only
+from pyray._core.streams cimport new_item, new_writer, write_all
+from pyray._core.tasks cimport TaskContext, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport set_task_thread
 
 import os
 import sys
 
 from pyray._core.errors import ActorExit, ObjectLostError
+from pyray._core.streams import DynamicObjectRefGenerator
 from pyray._core.tasks import sweep
 
 cdef Ctx *C = get_ctx()
@@ -141,15 +143,23 @@ cdef int store_error_at(uint64_t task, object error) except -1:
     return store_error(task_at(C, task), error)
 
 
-cdef int store_result(pr_task *t, str name, object result) except -1:
-    """Seal the returns with what the function returned."""
+cdef int store_result(uint64_t handle, Function f, int attempt, object result) except -1:
+    """Seal the returns with what the function returned, or yields."""
+    cdef pr_task *t = task_at(C, handle)
     cdef uint64_t *rets
     cdef int i
+    cdef str name = f.name
+    if t.flags & TASK_F_STREAM:
+        return write_all(handle, name, result)
+    if t.flags & TASK_F_DYNAMIC:
+        result = collect(t, f, attempt, result)
     if t.nreturns == 1:
         return store_value(t.ret0, result, 0, RESULT, "result")
     if t.nreturns == 0:
         return 0
     rets = returns_of(C, t)
+    if hasattr(result, "__next__"):
+        return store_each(t, rets, name, result)
     if not isinstance(result, (tuple, list)):
         try:
             result = tuple(result)
@@ -161,11 +171,58 @@ cdef int store_result(pr_task *t, str name, object result) except -1:
         raise ValueError(f"{name} was to return {t.nreturns} values (num_returns), but "
                          f"returned {len(result)}")
     for i in range(t.nreturns):
-        # An earlier attempt may have sealed it, and its id been dropped since.
-        if alive(C, rets[i]) and not sealed(C, rets[i]):
-            store_value(rets[i], result[i], 0,
-                        RESULT if i == t.nreturns - 1 else RESULT_MORE, "result")
+        store_return(rets[i], result[i], RESULT if i == t.nreturns - 1 else RESULT_MORE)
     return 0
+
+
+cdef int store_each(pr_task *t, uint64_t *rets, str name, object values) except -1:
+    """Seal the returns with what a generator yields, each as it comes: so it need not have all in
+    memory, and those before an exception stand.  The last one only when it has ended."""
+    cdef int n = 0
+    last = None
+    for value in values:
+        if n == t.nreturns:
+            raise ValueError(f"{name} was to yield {n} values (num_returns), but went on after "
+                             "that")
+        if n:
+            store_return(rets[n - 1], last, RESULT_MORE)
+        last, value = value, None
+        n += 1
+    if n != t.nreturns:
+        if n:
+            store_return(rets[n - 1], last, RESULT_MORE)
+        raise ValueError(f"{name} was to yield {t.nreturns} values (num_returns), but yielded {n}")
+    return store_return(rets[n - 1], last, RESULT)
+
+
+cdef int store_return(uint64_t handle, object value, int whose) except -1:
+    # An earlier attempt may have sealed it, and its id been dropped since.
+    if alive(C, handle) and not sealed(C, handle):
+        store_value(handle, value, 0, whose, "result")
+    return 0
+
+
+cdef object collect(pr_task *t, Function f, int attempt, object values):
+    """num_returns="dynamic": the ids of all that is yielded; an exception is the last one's value,
+    unless it has the task run again."""
+    cdef list refs = []
+    if not hasattr(values, "__next__"):
+        raise ValueError(
+            f"{f.name} was called with num_returns='dynamic', so it has to return a generator; it "
+            f"returned a value of type {type(values).__name__}")
+    try:
+        for value in values:
+            refs.append(new_item(t, <uint32_t>len(refs) + 1, value, 0))
+            value = None
+    except Exception as e:
+        refs.append(error_item(t, f, attempt, <uint32_t>len(refs) + 1, e))
+    return DynamicObjectRefGenerator(refs)
+
+
+cdef object error_item(pr_task *t, Function f, int attempt, uint32_t index, object error):
+    if to_retry(t, f, attempt, error):
+        raise error
+    return new_item(t, index, _make_error(error, f.name, False), OBJ_ERROR)
 
 
 cdef object load_argument(uint64_t handle):
@@ -284,7 +341,7 @@ cdef int execute(uint64_t handle) except -1:
         if failed:
             store_error(t, load_raw(failed, None))
         else:
-            store_result(t, f.name, result)
+            store_result(handle, f, attempt, result)
         result = None
     except BaseException as e:
         if C.forked:
@@ -343,8 +400,7 @@ cdef class Call(TaskContext):
 
     def finish(self, result):
         """Seal its returns."""
-        cdef pr_task *t = task_at(C, self.handle)
-        store_result(t, self.function.name, result)
+        store_result(self.handle, self.function, self.attempt, result)
         self.done()
 
     def fail(self, error):
@@ -375,6 +431,35 @@ cdef class Call(TaskContext):
         """Whether somebody has cancelled it."""
         return not self.over and bool(at_load16(&task_at(C, self.handle).flags)
                                       & TASK_F_CANCELLED)
+
+    @property
+    def yields(self):
+        """How what it yields is wanted: "streaming", "dynamic", or the number of its returns."""
+        cdef pr_task *t = task_at(C, self.handle)
+        return ("streaming" if t.flags & TASK_F_STREAM
+                else "dynamic" if t.flags & TASK_F_DYNAMIC else t.nreturns)
+
+    def writer(self):
+        """Its end of the stream; `finish_stream` when that is written."""
+        return new_writer(self.handle)
+
+    def finish_stream(self):
+        """The stream is written."""
+        self.done()
+
+    def item(self, index, value):
+        """num_returns="dynamic": the id of a value that it has yielded."""
+        return new_item(task_at(C, self.handle), index + 1, value, 0)
+
+    def failed_item(self, index, error):
+        """The same of an exception; raises it if the call is to be begun again."""
+        return error_item(task_at(C, self.handle), self.function, self.attempt, index + 1, error)
+
+    def finish_items(self, refs):
+        """Seal the return with the ids of what it has yielded."""
+        store_value(task_at(C, self.handle).ret0, DynamicObjectRefGenerator(refs), 0, RESULT,
+                    "result")
+        self.done()
 
     @property
     def group(self):
@@ -430,7 +515,7 @@ cdef int do_chores(Py_ssize_t n) except -1:
     if at_load_relaxed32(&C.dispatch.sweep) != _sweeps:
         _sweeps = at_load32(&C.dispatch.sweep)
         sweep()
-    elif n % 16 == 0 and (has_duties() or holds_for_tasks()):
+    elif n % 16 == 0 and holds_for_others():
         sweep()
     return 0
 

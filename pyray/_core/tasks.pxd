@@ -10,7 +10,6 @@ cdef class TaskContext:
 
 cdef class Target:
     cdef object path                    # its arguments' name in an error
-    cdef object wrap                    # for generators: ObjectID -> what the call returns
     cdef public uint32_t func
     cdef public int shape
     cdef public int nreturns
@@ -29,7 +28,7 @@ cdef TaskContext the_only()
 cdef void set_variable(object variable)
 cdef bytes base(TaskContext me)
 cdef bytes current_base()
-cdef bint holds_for_tasks()
+cdef bint holds_for_others()
 cdef void sweep_too(object more)
 cdef object submit(Target f, tuple args, dict kwargs, Mailbox box)
 cdef object failed_call(Target f, uint64_t error, object instead)

@@ -4,8 +4,6 @@ from typing import Any, final
 from pyray._core.store import ObjectID
 
 RETRY_EXCEPTIONS: int
-STREAM: int
-DYNAMIC: int
 
 class TaskContext: ...
 
@@ -17,6 +15,7 @@ class Target:
     window: int
     flags: int
     group: int
+    def returns(self, n: int | str, window: int) -> None: ...
 
 @final
 class Caller(Target):

@@ -1,0 +1,506 @@
+"""Streams: what a generator yields reaches its reader one object at a time.
+
+A stream is a chain of *cells*, which are objects.  The task's first return is cell 0.  For each
+value the runner stores an object, makes the record of the next cell, and seals the present one with
+the ids of both: so the rules for ids inside values keep what has not been read alive, whoever dies,
+and waiting for the next value is waiting for an object.  The last cell says that it is the last; one
+that is sealed with an error, by the runner or by whoever clears up after it, is itself the object
+that the reader is given.  A cell needs no room besides its record.
+
+The reader is always the process that submitted the task, since a generator cannot be sent away.  It
+holds what a cell contains before it says ACKED; from then on nobody needs the cell.  Other values'
+writers are woken by that, a cell's is not: it looks when it writes the next one, or sweeps.
+
+Backpressure is one more object for each cell, its *credit*, which is sealed when the cell has been
+read, or freed unread.  The runner waits for that of the oldest cell.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from pyray._core.compact cimport compact_encode as encode_inline
+from pyray._core.dispatch cimport about_to_search
+from pyray._core.layout cimport *
+from pyray._core.objects cimport alive, returns_of, seal, sealed, try_free
+from pyray._core.records cimport gen_in, gen_of
+from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
+from pyray._core.store cimport (
+    RESULT, ObjectID, adopt, check_id, escape, new_id, new_object, new_record, store_value,
+    sweep_now,
+)
+from pyray._core.waiting cimport Waitable, deadline, wait_for
+
+cdef Ctx *C = get_ctx()
+
+cdef enum:
+    TIDY = 256                  # entries of a list that are let go of at a time
+
+# Writers, of streams under way or over, whose readers have not read everything.
+cdef list _writers = []
+
+
+# ---- writing -------------------------------------------------------------------------------
+
+@cython.final
+@cython.freelist(256)
+cdef class Item:
+    """A cell that has been filled and not read, and what it contains."""
+
+
+@cython.final
+cdef class Writer:
+    """The runner's end of a stream; afterwards, what it still holds for the reader."""
+
+    cdef int write(self, object value) except -1:
+        """Store a value and pass it on, unless nobody wants it, or an earlier attempt did."""
+        cdef Item item
+        cdef pr_object *o
+        cdef pr_cell *cell
+        cdef uint64_t handle
+        if self.skip:
+            self.skip -= 1
+            return 0
+        if at_load_relaxed32(&C.dispatch.sweep) != self.sweeps:
+            self.sweeps = at_load32(&C.dispatch.sweep)
+            sweep_now()
+        self.release()
+        if self.over():
+            return 0
+        if self.index == <uint32_t>-2:
+            raise OverflowError("a stream has at most 4,294,967,294 values")
+        item = Item.__new__(Item)
+        item.value = new_item(self.t, self.index + 1, value, 0)
+        escape(item.value)
+        if self.window:
+            item.credit = self.new_credit()
+        try:
+            handle = new_record()
+        except BaseException:
+            self.forgo(item)
+            raise
+        # From here to the seal nothing can fail.  Each step can be told from the record by whoever
+        # clears up after our death: see settle_stream.
+        at_store64(&self.t.cell, handle)
+        o = object_at(C, handle)
+        (<pr_cell *>o.data).index = self.index + 1
+        o.task = self.task
+        o.owner = self.t.submitter
+        item.next = new_id(handle, self.parent, self.counter | PR_CELLS, self.index + 1)
+        escape(item.next)
+        item.cell = self.returns[0]
+        self.items.append(item)
+        if not self.listed:
+            self.listed = True
+            _writers.append(self)
+        o = object_at(C, item.cell)
+        cell = <pr_cell *>o.data
+        cell.value = item.value.handle
+        cell.next = handle
+        cell.counter = self.counter
+        memcpy(cell.parent, <const char *>self.parent, 20)
+        cell.index = self.index
+        o.off = 0 if item.credit is None else item.credit.handle
+        o.size = sizeof(pr_cell)
+        o.liable = <uint16_t>C.self
+        if not seal(C, item.cell, OBJ_INLINE | OBJ_NESTED | OBJ_CELL):
+            # Somebody has ended the stream.
+            self.items.pop()
+            self.forgo(item)
+            at_store64(&self.t.cell, 0)
+            abandon(C, handle)
+            return 0
+        at_store64(&self.returns[0], handle)
+        self.index += 1
+        self.t.produced = self.index
+        at_store64(&self.t.cell, 0)
+        return 0
+
+    cdef ObjectID new_credit(self):
+        cdef uint64_t handle = new_record()
+        cdef pr_object *o = object_at(C, handle)
+        o.size = encode_inline(None, <char *>o.data, PR_INLINE_OBJECT)
+        return new_id(handle, self.parent, self.counter | (PR_CELLS >> 1), self.index)
+
+    cdef void forgo(self, Item item) noexcept:
+        """A credit that no cell names: nobody else would seal it."""
+        if item.credit is not None:
+            seal(C, item.credit.handle, OBJ_INLINE)
+
+    cdef int release(self) except -1:
+        """Let go of what the reader has taken, and of what nobody will read."""
+        cdef Item item
+        cdef uint64_t s
+        cdef Py_ssize_t n = len(self.items)
+        while self.first < n:
+            item = <Item>self.items[self.first]
+            s = at_load64(&object_at(C, item.cell).state)
+            if (gen_of(s) == gen_in(item.cell) and (s & 0xFF) == OBJ_SEALED
+                    and not s & OBJ_ACKED):
+                break
+            # This may free the next cell, if nobody holds that, and so on.
+            self.items[self.first] = None
+            self.first += 1
+            item = None
+        if self.first == n:
+            self.items.clear()
+            self.first = 0
+        elif self.first >= TIDY and self.first * 2 >= n:
+            del self.items[:self.first]
+            self.first = 0
+        return 0
+
+    cdef int wait(self) except -1:
+        """Backpressure: until fewer than `window` values are unread."""
+        cdef ObjectID credit
+        while True:
+            credit = self.must_wait()
+            if credit is None:
+                return 0
+            wait_for(&credit.handle, 1, 1, -1, False, [credit])
+
+    cdef ObjectID must_wait(self):
+        """What has to be there before the next value is asked for, or None."""
+        if not self.window:
+            return None
+        if <Py_ssize_t>len(self.items) - self.first >= self.window:
+            self.release()
+        if <Py_ssize_t>len(self.items) - self.first < self.window:
+            return None
+        return (<Item>self.items[self.first]).credit
+
+    cdef bint over(self):
+        """Whether nobody wants more: the reader is gone, or an attempt has ended the stream."""
+        cdef uint64_t s = at_load64(&object_at(C, self.returns[0]).state)
+        return (gen_of(s) != gen_in(self.returns[0]) or (s & 0xFF) != OBJ_CREATED
+                or s & OBJ_DROPPED != 0)
+
+    cdef int end(self) except -1:
+        """Say that there is nothing more."""
+        cdef uint64_t handle = self.returns[0]
+        cdef pr_object *o = object_at(C, handle)
+        cdef pr_cell *cell = <pr_cell *>o.data
+        if alive(C, handle) and not sealed(C, handle):
+            cell.value = cell.next = 0
+            o.off = 0
+            o.size = sizeof(pr_cell)
+            about_to_search(C)
+            seal(C, handle, OBJ_INLINE | OBJ_CELL)
+        if alive(C, self.returns[1]) and not sealed(C, self.returns[1]):
+            store_value(self.returns[1], None, 0, RESULT, None)
+        return 0
+
+    # ---- for coroutines
+
+    def put(self, value):
+        """Pass a value on.  Whether more are wanted."""
+        self.write(value)
+        return not self.over()
+
+    def ahead(self):
+        """What has to be awaited before the next value is asked for, or None."""
+        return self.must_wait()
+
+    def wanted(self):
+        """Whether somebody wants more."""
+        return not self.over()
+
+    def finish(self):
+        """Nothing more is to come."""
+        self.end()
+
+
+cdef Writer new_writer(uint64_t task):
+    """For a task that this process runs."""
+    cdef Writer w = Writer.__new__(Writer)
+    cdef pr_task *t = task_at(C, task)
+    w.task = task
+    w.t = t
+    w.returns = returns_of(C, t)
+    w.parent = (<const char *>t.parent_id)[:20]
+    w.counter = t.counter
+    w.index = w.skip = t.produced
+    w.window = t.window
+    w.sweeps = at_load32(&C.dispatch.sweep)
+    w.items = []
+    return w
+
+
+cdef ObjectID new_item(pr_task *t, uint32_t index, object value, uint64_t flags):
+    """An object with a value that a task has yielded; its id is that of a return."""
+    cdef uint64_t handle = new_object(value, flags, "item")
+    return new_id(handle, (<const char *>t.parent_id)[:20], t.counter, index)
+
+
+cdef int write_all(uint64_t task, str name, object values) except -1:
+    """Run a generator to its end, as a stream; its errors are the caller's to store."""
+    cdef Writer w
+    if not hasattr(values, "__next__"):
+        raise ValueError(
+            f"{name} was called with num_returns='streaming', so it has to return a generator; it "
+            f"returned a value of type {type(values).__name__}")
+    w = new_writer(task)
+    try:
+        while not w.over():
+            try:
+                value = next(values)
+            except StopIteration:
+                break
+            w.write(value)
+            value = None        # it may be large, and need not outlive the next one's making
+            if w.window:
+                w.wait()
+    finally:
+        close = getattr(values, "close", None)
+        if close is not None:
+            close()
+    w.end()
+    return 0
+
+
+cdef void abandon(Ctx *c, uint64_t handle) noexcept nogil:
+    """A cell that is not to be filled: its record goes once nobody holds it."""
+    if alive(c, handle):
+        object_at(c, handle).size = 0
+        seal(c, handle, OBJ_INLINE)
+        try_free(c, handle)
+
+
+cdef void settle_stream(Ctx *c, pr_task *t) noexcept nogil:
+    """After the death of the process that ran it: have the record say which cell is to be filled.
+
+    It may have died while it filled one, before or after the seal.  A cell that is gone has been
+    sealed: it was read since, or nobody wanted it.
+    """
+    cdef uint64_t *rets = returns_of(c, t)
+    cdef uint64_t next = at_load64(&t.cell)
+    if next == 0:
+        return
+    if rets[0] != next and alive(c, rets[0]) and not sealed(c, rets[0]):
+        at_store64(&t.cell, 0)
+        abandon(c, next)
+        return
+    at_store64(&rets[0], next)
+    if alive(c, next):
+        t.produced = (<pr_cell *>object_at(c, next).data).index
+    at_store64(&t.cell, 0)
+
+
+# ---- what is held for readers --------------------------------------------------------------
+
+cdef bint holds_for_readers():
+    """Whether this process holds values that readers of its streams have not taken."""
+    return len(_writers) != 0
+
+
+cdef int sweep_streams() except -1:
+    """Let go of what readers have taken, and of what they have dropped."""
+    cdef Writer w
+    for w in list(_writers):
+        w.release()
+        if not w.items and w.listed:
+            w.listed = False
+            _writers.remove(w)
+    return 0
+
+
+cdef void streams_reset():
+    _writers.clear()
+
+
+# ---- reading -------------------------------------------------------------------------------
+
+@cython.final
+cdef class ObjectRefGenerator(Waitable):
+    """What a call of a remote generator returns: gives an ObjectRef for each value yielded.
+
+    Iterating waits until the task has yielded the next value, which it does not wait to be asked
+    for (see ``_generator_backpressure_num_objects``). An exception in the task is what ``get`` of
+    the last ObjectRef raises; after that one iteration ends. Also for ``async for``, and `wait`
+    takes it. When it is dropped or closed the task is told at its next ``yield``, which raises
+    GeneratorExit in it.
+
+    Belongs to the process that made the call: it cannot be passed to tasks. The ObjectRefs can.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote
+    ... def count(n):
+    ...     for i in range(n):
+    ...         yield i
+    >>> [ray.get(ref) for ref in count.remote(3)]
+    [0, 1, 2]
+    """
+    cdef ObjectID end           # sealed when the task is over
+    cdef list ready             # in local_mode: all there is
+    cdef Py_ssize_t position
+    cdef bytes parent
+    cdef object __weakref__
+
+    def __init__(self, *args):
+        raise TypeError("an ObjectRefGenerator is made by calling a remote generator only")
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.advance(-1)
+
+    cdef object advance(self, int64_t until):
+        """The next id; None if the time is up."""
+        cdef ObjectID cell
+        while True:
+            cell = self.awaited
+            if cell is None:
+                raise StopIteration
+            check_id(cell)
+            if not sealed(C, cell.handle):
+                if wait_for(&cell.handle, 1, 1, until, False, [cell]) < 1:
+                    return None
+                if self.awaited is not cell:
+                    continue        # another thread was quicker: this one waits for the next
+            return self.take(cell)
+
+    cdef object take(self, ObjectID cell):
+        """What a sealed cell says."""
+        cdef pr_object *o = object_at(C, cell.handle)
+        cdef pr_cell *link = <pr_cell *>o.data
+        cdef ObjectID value, following
+        if self.ready is not None:
+            self.position += 1
+            self.awaited = None
+            if self.position < <Py_ssize_t>len(self.ready):
+                self.awaited = self.ready[self.position]
+            return cell
+        if not at_load64(&o.state) & OBJ_CELL:
+            self.awaited = None
+            return cell             # an error: see above
+        if link.value == 0:
+            self.awaited = None
+            raise StopIteration
+        if self.parent is None:
+            self.parent = (<const char *>link.parent)[:20]
+        value = adopt(link.value, self.parent, link.counter, link.index + 1)
+        following = adopt(link.next, self.parent, link.counter | PR_CELLS, link.index + 1)
+        at_or64(&o.state, OBJ_ACKED)
+        if o.off:
+            seal(C, o.off, OBJ_INLINE)      # its credit
+        self.awaited = following
+        return value
+
+    cdef bint at_end(self, ObjectID cell):
+        """Whether a cell is sealed and the last, with nothing in it."""
+        cdef pr_object *o = object_at(C, cell.handle)
+        return (self.ready is None and sealed(C, cell.handle) and at_load64(&o.state) & OBJ_CELL
+                and (<pr_cell *>o.data).value == 0)
+
+    def _next_sync(self, timeout_s=None):
+        """The next ObjectRef, or None if the task has not yielded it after so many seconds."""
+        return self.advance(-1 if timeout_s is None or timeout_s == -1 else deadline(timeout_s))
+
+    def next_ready(self):
+        """Whether ``next`` would give an ObjectRef without waiting.
+
+        Returns
+        -------
+        bool
+            False also when there is nothing more: see `is_finished`.
+        """
+        cdef ObjectID cell = self.awaited
+        if cell is None:
+            return False
+        check_id(cell)
+        return bool(sealed(C, cell.handle)) and not self.at_end(cell)
+
+    def is_finished(self):
+        """Whether the task is over and all ObjectRefs have been taken.
+
+        Returns
+        -------
+        bool
+        """
+        cdef ObjectID cell = self.awaited
+        if cell is None:
+            return True
+        check_id(cell)
+        return bool(self.at_end(cell))
+
+    def completed(self):
+        """An ObjectRef that is there when the task is over.
+
+        Returns
+        -------
+        ObjectRef
+            Its value is None; if the task failed, ``get`` raises why.
+        """
+        return self.end
+
+    def close(self):
+        """Take no more: the task is told at its next ``yield``."""
+        self.awaited = None
+
+    @property
+    def _generator_ref(self):
+        return self.end
+
+    def __repr__(self):
+        return f"ObjectRefGenerator({self.end.hex()})"
+
+    def __reduce__(self):
+        raise TypeError(
+            "an ObjectRefGenerator cannot be passed to a task or stored: the task that yields "
+            "reports to the process that called it. Pass on the ObjectRefs that it gives, or have "
+            "the other task call the generator")
+
+    def __class_getitem__(cls, item):
+        return cls
+
+
+cdef object new_generator(ObjectID cell, ObjectID end):
+    cdef ObjectRefGenerator g = ObjectRefGenerator.__new__(ObjectRefGenerator)
+    g.awaited = cell
+    g.end = end
+    end.asked = True        # its error, if it has one, is the last item's
+    return g
+
+
+def local_generator(list refs, ObjectID end):
+    """In local_mode, where everything has been yielded when the call returns."""
+    cdef ObjectRefGenerator g = new_generator(refs[0] if refs else None, end)
+    g.ready = refs
+    return g
+
+
+class DynamicObjectRefGenerator:
+    """The value of a call with ``num_returns="dynamic"``: the ObjectRefs of all that was yielded.
+
+    Parameters
+    ----------
+    refs : list of ObjectRef
+        In order; if the task raised, the last is of the exception.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote(num_returns="dynamic")
+    ... def count(n):
+    ...     for i in range(n):
+    ...         yield i
+    >>> [ray.get(ref) for ref in ray.get(count.remote(3))]
+    [0, 1, 2]
+    """
+
+    def __init__(self, refs):
+        self._refs = list(refs)
+
+    def __iter__(self):
+        return iter(self._refs)
+
+    def __len__(self):
+        return len(self._refs)
+
+    def __repr__(self):
+        return f"DynamicObjectRefGenerator({len(self._refs)} ObjectRefs)"
+
+
