@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pyray as ray
@@ -12,6 +14,7 @@ from benchmarks.harness import (
     Sample,
     Theme,
     at_least,
+    at_least_times,
     at_most,
     at_most_times,
     micros_each,
@@ -26,6 +29,7 @@ THEME = Theme("tasks", bench)
 BATCH = 1000
 NESTED_BATCHES = 10
 IDLE_SECONDS = 0.1
+ASYNCIO = "asyncio alone"
 
 task = ray.remote(nothing)
 
@@ -58,6 +62,71 @@ def _sync(bench: Bench) -> dict[str, Sample]:
         POOL: micros_each(lambda: bench.pool.apply(nothing), 100),
         EXECUTOR: micros_each(lambda: bench.executor.submit(nothing).result(), 100),
     } | limits.ping_pongs(limits.SPINNING)
+
+
+def in_a_loop(body: Callable[[], Awaitable[Any]], operations: int) -> Callable[[], float]:
+    """Seconds per operation of a coroutine, without those of starting and ending its loop."""
+
+    async def main() -> float:
+        start = time.perf_counter()
+        await body()
+        return (time.perf_counter() - start) / operations
+
+    return lambda: asyncio.run(main())
+
+
+@THEME.add(
+    "await",
+    "no-op task, one at a time, awaited",
+    "µs",
+    at_most_times(0.1, EXECUTOR),
+    at_most(100),
+)
+def _await(bench: Bench) -> dict[str, Sample]:
+    async def one_by_one() -> None:
+        for _ in range(1000):
+            await task.remote()
+
+    async def executor() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(100):
+            await loop.run_in_executor(bench.executor, nothing)
+
+    ours, theirs = in_a_loop(one_by_one, 1000), in_a_loop(executor, 100)
+    return {PYRAY: lambda: ours() * 1e6, EXECUTOR: lambda: theirs() * 1e6}
+
+
+class Nothing:
+    """What is there already when it is awaited: what remains is asyncio's own share."""
+
+    def __await__(self) -> Any:
+        return None
+        yield
+
+
+@THEME.add(
+    "gather",
+    "no-op tasks, 1,000 at a time, gathered",
+    "per s",
+    at_least_times(0.6, ASYNCIO),
+    higher_is_better=True,
+)
+def _gather(bench: Bench) -> dict[str, Sample]:
+    async def gathered(make: Callable[[], Awaitable[Any]]) -> None:
+        await asyncio.gather(*(make() for _ in range(BATCH)))
+
+    async def executor() -> None:
+        loop = asyncio.get_running_loop()
+        await gathered(lambda: loop.run_in_executor(bench.executor, nothing))
+
+    ours = in_a_loop(lambda: gathered(task.remote), BATCH)
+    alone = in_a_loop(lambda: gathered(Nothing), BATCH)
+    theirs = in_a_loop(executor, BATCH)
+    return {
+        PYRAY: lambda: 1 / ours(),
+        ASYNCIO: lambda: 1 / alone(),
+        EXECUTOR: lambda: 1 / theirs(),
+    }
 
 
 def after_idleness(function: Any) -> Sample:

@@ -8,10 +8,11 @@
 [0, 1, 4, 9]
 """
 
+from typing import TYPE_CHECKING
+
 from pyray import exceptions
 from pyray._core.store import ObjectID
 from pyray.actor import get_actor, kill
-from pyray.actor_interface import method
 from pyray.api import (
     arrow_stream,
     available_resources,
@@ -25,14 +26,27 @@ from pyray.api import (
     wait,
 )
 from pyray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
-from pyray.remote_function import RemoteFunction, remote
 from pyray.serialization import register_custom_serializer
+
+if TYPE_CHECKING:
+    from pyray._typing import ActorClass, ActorHandle, ActorProxy, RemoteFunction, method, remote
+else:
+    from pyray.actor import ActorClass
+    from pyray.actor_handle import ActorHandle
+    from pyray.actor_interface import method
+    from pyray.remote_function import RemoteFunction, remote
+
+    # To a type checker the class itself: `counter: ActorProxy[Counter]` has Counter's methods.
+    ActorProxy = ActorHandle
 
 ObjectRef = ObjectID
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "ActorProxy",
     "DynamicObjectRefGenerator",
     "ObjectID",
     "ObjectRef",

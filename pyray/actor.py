@@ -54,6 +54,9 @@ class ActorClass:
             f"{self._name}.remote(...)"
         )
 
+    def __class_getitem__(cls, item: Any) -> type[ActorClass]:
+        return cls  # for annotations
+
     def __repr__(self) -> str:
         return f"ActorClass({self.__module__}.{self.__qualname__})"
 
@@ -108,7 +111,8 @@ class ActorClass:
             return local_actor.make_actor(self._shared.cls(), options, args, kwargs)
         interface, number = self._shared.interface(options["concurrency_groups"])
         request = resource_request(options)
-        shape = current.shape(request, self._name, True, None)  # or it could never be: raises
+        env = current.environment(options["runtime_env"])
+        shape = current.shape(request, self._name, True, env)  # or it could never be: raises
         ref = actors.new_ref()
         try:
             flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self))

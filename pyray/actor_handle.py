@@ -114,6 +114,17 @@ class ActorHandle:
 
     An actor lives as long as there are handles of it, in any process, in arguments of tasks or in
     objects. Handles can be passed to tasks and other actors.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> @ray.remote
+    ... class Box:
+    ...     def keep(self, x):
+    ...         return x
+    >>> box = Box.remote()
+    >>> isinstance(box, ray.ActorHandle), ray.get(box.keep.remote(1))
+    (True, 1)
     """
 
     _ref: ObjectID
@@ -134,6 +145,9 @@ class ActorHandle:
         self.__dict__.update(
             _ref=ref, _actor=actor, _interface=interface, _number=number, _settings=settings
         )
+
+    def __class_getitem__(cls, item: Any) -> type[ActorHandle]:
+        return cls  # for annotations
 
     def _check(self) -> None:
         """Raise unless the handle is of this process's session."""

@@ -18,8 +18,8 @@ EVERY_ACTORS = ("__ray_call__", "__ray_ready__", "__ray_terminate__")
 ANY_NUMBER = 2**31
 
 
-def method(*args: Any, **options: Any) -> Callable[[_F], _F]:
-    """Give a method of a remote class options of its own.
+def method(*args: Any, **options: Any) -> Any:
+    """Give a method of a remote class options of its own; bare, have type checkers know it.
 
     Parameters
     ----------
@@ -50,8 +50,10 @@ def method(*args: Any, **options: Any) -> Callable[[_F], _F]:
     >>> ray.get(Divider.remote().divide.remote(7, 2))
     [3, 1]
     """
+    if len(args) == 1 and not options and callable(args[0]):
+        return args[0]
     if args or not options:
-        raise TypeError("method is used with options: @method(num_returns=2)")
+        raise TypeError("method is used as @method, or with options: @method(num_returns=2)")
     checked = check_method_options(options)
 
     def decorate(function: _F) -> _F:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pyray import session
 from pyray._core import control, running, shm, store, tasks, waiting
@@ -28,6 +28,8 @@ __all__ = [
     "shutdown",
     "wait",
 ]
+
+_T = TypeVar("_T")
 
 
 def init(
@@ -73,7 +75,8 @@ def init(
     local_mode : bool, default False
         Run every task at once in this process, for debugging.
     runtime_env : dict, optional
-        Not there yet: only an empty one is accepted.
+        What all workers are to have besides what this process has: ``env_vars``, ``working_dir``,
+        ``py_modules``; see `pyray.runtime_env.RuntimeEnv`.
     _memory : int, optional
         Bytes of the resource ``memory`` to hand out; default: 70% of the machine's.
     **cluster_only
@@ -105,11 +108,6 @@ def init(
             "object_store_memory, ignore_reinit_error, namespace, log_to_driver, logging_level and "
             "local_mode"
         )
-    if runtime_env:
-        raise ValueError(
-            "runtime_env is not there yet: set os.environ, sys.path and the working directory "
-            "before init(), and all workers have them"
-        )
     if address not in (None, "local", "auto"):
         raise ValueError(
             f"pyray runs on this machine only; address is 'local', 'auto' or None, not {address!r} "
@@ -121,7 +119,7 @@ def init(
     _whole("object_store_memory", object_store_memory, 1, 1 << 46)
     from pyray.options import check_options
 
-    check_options({"resources": resources}, "init")
+    checked = check_options({"resources": resources, "runtime_env": runtime_env}, "init")
     if shm.forked():
         store.check()
     existing = session.current()
@@ -145,6 +143,7 @@ def init(
             local_mode,
             namespace,
             _memory,
+            checked["runtime_env"],
         )
     node = getattr(existing, "node", None)
     return {
@@ -193,7 +192,7 @@ def is_initialized() -> bool:
     return session.is_initialized()
 
 
-def put(value: Any) -> ObjectID:
+def put(value: _T) -> ObjectID[_T]:
     """Place a value in the object store.
 
     Parameters

@@ -25,7 +25,8 @@ class LocalHandle(ActorHandle):
     def __init__(self, cls: type, options: dict[str, Any]) -> None:
         interface = Interface(cls, 0, tuple(options["concurrency_groups"] or ()))
         super().__init__(actors.new_ref(), 0, interface, 0, {"options": options})
-        self.__dict__.update(_instance=None, _error=None)
+        env = local_mode.environment_of(options)
+        self.__dict__.update(_instance=None, _error=None, _env=env)
 
     def __getattr__(self, name: str) -> Any:
         interface = self.__dict__.get("_interface")
@@ -61,7 +62,7 @@ class LocalMethod:
         name = f"{fields['_interface'].name}.{self._name}"
         options = {"num_returns": self._nreturns}
         if fields["_error"] is not None:
-            return local_mode.call(_raise(fields["_error"]), name, options, (), {})
+            return local_mode.call(_raise(fields["_error"]), name, options, (), {}, fields["_env"])
 
         def run(*values: Any, **named: Any) -> Any:
             try:
@@ -70,7 +71,7 @@ class LocalMethod:
                 _end(self._handle, f"ended: {leaving}")
                 raise fields["_error"] from None
 
-        return local_mode.call(run, name, options, args, kwargs)
+        return local_mode.call(run, name, options, args, kwargs, fields["_env"])
 
     def _function(self, instance: Any) -> Any:
         if self._name not in EVERY_ACTORS:
@@ -111,7 +112,9 @@ def make_actor(
             return _named[key]
         raise ActorAlreadyExistsError(f"there is an actor named {options['name']!r} already")
     handle = LocalHandle(cls, options)
-    made = local_mode.call(cls, f"{cls.__name__}.__init__", {"num_returns": -1}, args, kwargs)
+    constructor = f"{cls.__name__}.__init__"
+    env = handle.__dict__["_env"]
+    made = local_mode.call(cls, constructor, {"num_returns": -1}, args, kwargs, env)
     if isinstance(made, BaseException):
         text = f"the actor {cls.__name__} could not be made: its constructor raised\n{made}"
         error = ActorDiedError(text, handle._actor_id, cls.__name__, cause=made)

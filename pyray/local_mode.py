@@ -8,12 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyray import runtime_env, session
 from pyray._core import tasks
 from pyray._core.store import ObjectID
 from pyray._core.streams import DynamicObjectRefGenerator, local_generator
 from pyray._core.waiting import get
 from pyray.exceptions import PyrayError
+from pyray.worker import environment
 from pyray.worker.errors import make_error
+
+# The environment of the call that runs, while it runs; None outside any.
+_env: dict[str, Any] | None = None
+
+
+def environment_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The runtime environment of what is made here with these options."""
+    inherited = _env
+    if inherited is None:
+        inherited = runtime_env.from_text(session.require().config["session_env"])
+    return runtime_env.merge(inherited, options["runtime_env"])
 
 
 def call(
@@ -22,17 +35,28 @@ def call(
     options: dict[str, Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    env: dict[str, Any] | None = None,
 ) -> Any:
     """Run a call and store what it returns, or raises, under fresh ids.
 
-    With `num_returns` -1 the result itself is returned, or the exception.
+    With `num_returns` -1 the result itself is returned, or the exception. `env` is the runtime
+    environment, if it is not what `options` say and the running call has.
     """
+    global _env
     n = options["num_returns"]
-    if isinstance(n, str):
-        return _yielded(function, name, n, args, kwargs)
     n = 1 if n is None else n
+    refs: list[Any] = []
+    outer = _env
     try:
-        result = _run(function, args, kwargs)
+        _env = environment_of(options) if env is None else env
+        values = [get(a) if type(a) is ObjectID else a for a in args]
+        named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
+        with environment.applied(_env):
+            result = function(*values, **named)
+            if isinstance(n, str):
+                for value in _yielded(result, name, n):
+                    refs.append(tasks.put_result(value, False))
+                return _generator(refs, None, n)
         if n < 0:
             return result
         if n > 1:
@@ -44,49 +68,34 @@ def call(
         results = [result] if n == 1 else result if n else []
         ids = [tasks.put_result(value, False) for value in results]
     except Exception as error:
-        stored = _stored(error, name)
+        stored = error if isinstance(error, PyrayError) else make_error(error, name, False)
+        if isinstance(n, str):
+            return _generator([*refs, tasks.put_result(stored, True)], stored, n)
         if n < 0:
             return stored
         ids = [tasks.put_result(stored, True) for _ in range(n)]
+    finally:
+        _env = outer
     return ids[0] if n == 1 else ids if n else None
 
 
-def _run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    values = [get(a) if type(a) is ObjectID else a for a in args]
-    named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
-    return function(*values, **named)
+def _yielded(result: Any, name: str, how: str) -> Any:
+    """What a generator yields, an async one too."""
+    if hasattr(result, "__anext__"):
+        return _synchronous(result)
+    if hasattr(result, "__next__"):
+        return result
+    raise ValueError(
+        f"{name} was called with num_returns={how!r}, so it has to return a generator; it "
+        f"returned a value of type {type(result).__name__}"
+    )
 
 
-def _stored(error: Exception, name: str) -> BaseException:
-    return error if isinstance(error, PyrayError) else make_error(error, name, False)
-
-
-def _yielded(
-    function: Callable[..., Any],
-    name: str,
-    how: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Run a generator to its end; what it yields is kept, and an exception comes last."""
-    refs: list[Any] = []
-    end = None
-    try:
-        values = _run(function, args, kwargs)
-        if hasattr(values, "__anext__"):
-            values = _synchronous(values)
-        if not hasattr(values, "__next__"):
-            raise ValueError(
-                f"{name} was called with num_returns={how!r}, so it has to return a generator; it "
-                f"returned a value of type {type(values).__name__}"
-            )
-        refs.extend(tasks.put_result(value, False) for value in values)
-    except Exception as error:
-        end = _stored(error, name)
-        refs.append(tasks.put_result(end, True))
+def _generator(refs: list[Any], error: BaseException | None, how: str) -> Any:
+    """What the call returns, when all has been yielded."""
     if how == "dynamic":
         return tasks.put_result(DynamicObjectRefGenerator(refs), False)
-    return local_generator(refs, tasks.put_result(end, end is not None))
+    return local_generator(refs, tasks.put_result(error, error is not None))
 
 
 def _synchronous(values: Any) -> Any:

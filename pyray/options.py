@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyray import runtime_env
+
 # Options of Ray's that mean something on a cluster only: accepted, without effect.
 CLUSTER_ONLY = frozenset({"accelerator_type", "scheduling_strategy", "_metadata", "label_selector"})
 
@@ -19,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "max_retries": 3,
     "retry_exceptions": False,
     "name": None,
+    "runtime_env": None,
 }
 
 
@@ -36,13 +39,6 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
     for key, value in given.items():
         name = "num_returns" if key == "num_return_vals" else key
         if name in CLUSTER_ONLY:
-            continue
-        if name == "runtime_env":
-            if value:
-                raise ValueError(
-                    f"{what}: runtime_env is not there yet: set os.environ in the task, or before "
-                    "init() for all of them"
-                )
             continue
         if name not in DEFAULTS:
             raise TypeError(
@@ -83,6 +79,8 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
         out["retry_exceptions"] = check_exceptions(out["retry_exceptions"], what)
     if out.get("name") is not None and not isinstance(out["name"], str):
         raise TypeError(f"{what}: name is a string, not {out['name']!r}")
+    if "runtime_env" in out:
+        out["runtime_env"] = runtime_env.check(out["runtime_env"], what)
     return out
 
 

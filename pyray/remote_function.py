@@ -62,6 +62,9 @@ class RemoteFunction:
     def __repr__(self) -> str:
         return f"RemoteFunction({self.__module__}.{self.__qualname__})"
 
+    def __class_getitem__(cls, item: Any) -> type[RemoteFunction]:
+        return cls  # for annotations
+
     def __get__(self, instance: Any, owner: type | None = None) -> RemoteFunction:
         # Without this a remote function kept as a class attribute would still work, but
         # `instance.f.remote(x)` reads as if it passed the instance: it does not.
@@ -111,7 +114,8 @@ class RemoteFunction:
         n = options["num_returns"]
         caller.returns(1 if n is None else n, max(0, window))
         request = resource_request(options)
-        caller.shape = current.shape(request, self._name)  # or it could never run: raises
+        env = current.environment(options["runtime_env"])
+        caller.shape = current.shape(request, self._name, env=env)  # raises if it can never run
         if current.local_mode:
             return self._run_here
         caller.func = self._shared.number(self._meta())
@@ -274,6 +278,9 @@ def remote(*args: Any, **options: Any) -> Any:
         Whether (or after which exceptions) a call that raises is run again, `max_retries` times.
     name : str, optional
         Name in errors and output; default: the function's.
+    runtime_env : dict, optional
+        Environment variables, working directory and modules of its calls, which then have processes
+        of their own; see `pyray.runtime_env.RuntimeEnv`.
 
     Returns
     -------

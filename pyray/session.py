@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyray import protocol, tell
-from pyray._core import control, shm, store, tasks, waiting
+from pyray import protocol, runtime_env, tell
+from pyray._core import control, futures, shm, store, tasks, waiting
 from pyray.exceptions import (
     InfeasibleResourcesError,
     NodeDiedError,
@@ -60,6 +60,17 @@ class Resources:
     def call(self, operation: str, *args: Any) -> Any:
         raise NotImplementedError
 
+    def environment(self, own: Mapping[str, Any] | None) -> str | None:
+        """The environment of what is submitted here with `own` as its ``runtime_env``, for `shape`.
+
+        None where that is the session's, which all workers have.
+        """
+        inherited: str | None = self.config["runtime_env"]
+        if own:
+            merged = runtime_env.merge(runtime_env.from_text(inherited), own)
+            inherited = runtime_env.to_text(merged)
+        return None if inherited == self.config["session_env"] else inherited
+
     def shape(
         self,
         request: dict[str, float],
@@ -78,8 +89,8 @@ class Resources:
         dedicated : bool
             Whether each task has a process of its own, which ends with it.
         env : str, optional
-            Runtime environment, if it is not the session's, as `pyray.runtime_env` writes it: its
-            tasks share processes with no others.
+            Runtime environment, as `environment` gives it: its tasks share processes with no
+            others.
 
         Raises
         ------
@@ -358,6 +369,7 @@ class Session(Resources):
         self._stopping = True
         if shm.attached():
             control.stop_all()  # threads of ours that wait are to raise
+        futures.stop(STOP_SECONDS)
         if self._sock is not None:
             try:
                 self._sock.sendall(protocol.frame(protocol.STOP))
@@ -444,6 +456,7 @@ def start(
     local_mode: bool = False,
     namespace: str | None = None,
     memory_total: int | None = None,
+    env: Mapping[str, Any] | None = None,
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
@@ -479,6 +492,9 @@ def start(
             "sys_path": [cwd if p == "" else p for p in sys.path],
             "cwd": cwd,
             "mark": os.urandom(8).hex(),
+            # Of this process; a worker that has one of its own has that in the first place.
+            "runtime_env": runtime_env.to_text(env),
+            "session_env": runtime_env.to_text(env),
         }
         size = object_store_memory or machine.default_store_memory()
         try:

@@ -82,7 +82,9 @@ def test_memory_to_hand_out():
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"runtime_env": {"env_vars": {"A": "1"}}}, ValueError, "os.environ"),
+        ({"runtime_env": {"pip": ["x"]}}, ValueError, "pip"),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "env_vars"),
+        ({"runtime_env": "x"}, TypeError, "runtime_env"),
         ({"num_cpu": 1}, TypeError, "num_cpu"),
         ({"num_cpus": -1}, ValueError, "num_cpus"),
         ({"num_cpus": 257}, ValueError, "256"),

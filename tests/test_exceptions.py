@@ -398,6 +398,33 @@ def test_each_hop_is_there_once_without_frames_of_ours(ray: Any) -> None:
     assert type(got.cause) is Composes
 
 
+def test_an_actors_error_has_its_own_frames_and_chain_alone(ray: Any) -> None:
+    @ray.remote
+    class Actor:
+        def fail(self) -> None:
+            raise Composes("a call")
+
+        async def fail_later(self) -> None:
+            raise Composes("a call")
+
+    class Unmade:
+        def __init__(self) -> None:
+            raise Composes("its making")
+
+    actor = Actor.remote()
+    for ref in (actor.fail.remote(), actor.fail_later.remote()):
+        got = error_of(ref)
+        assert isinstance(got, Composes)
+        assert got.cause.__context__ is None
+        text = str(got)
+        assert text.count("Traceback") == 1
+        assert text.count("  File ") == 1, text
+    died = error_of(ray.remote(Unmade).remote().__ray_ready__.remote())
+    assert isinstance(died, x.ActorDiedError)
+    assert isinstance(died.cause, Composes)
+    assert str(died).count("Traceback") == 1
+
+
 def test_a_failed_argument_is_the_same_error(ray: Any) -> None:
     failed = throw.remote(lambda: Picky(code=9))
     with pytest.raises(Picky) as caught:

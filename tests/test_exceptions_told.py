@@ -83,6 +83,21 @@ def test_a_timeout_says_what_the_task_is_doing(ray1: Any, gate: helpers.Gate) ->
     ray1.get([first, second, third])
 
 
+def test_a_timeout_names_an_actors_method(ray1: Any, gate: helpers.Gate) -> None:
+    @ray1.remote
+    class Slow:
+        def wait(self) -> None:
+            gate.wait()
+
+    actor = Slow.remote()
+    call = actor.wait.remote()
+    assert "Slow.wait" in str(timeout_of(call))
+    with pytest.raises(x.GetTimeoutError, match=r"Slow\.wait"):
+        ray1.get(call, timeout=0.01)
+    gate.open()
+    ray1.get(call)
+
+
 def timeout_of(refs: Any) -> x.GetTimeoutError:
     with pytest.raises(x.GetTimeoutError) as caught:
         pyray.get(refs, timeout=0)

@@ -42,7 +42,7 @@ from pyray._core.streams cimport settle_stream
 from pyray._core.tasks cimport (
     Mailbox, Target, TaskContext, base, failed_call, here, split, submit, sweep_too, the_only,
 )
-from pyray._core.waiting cimport set_task_thread
+from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 from pyray._core.errors import OutOfRecordsError, SessionError
 from pyray._core.store import unpack
@@ -239,6 +239,7 @@ def construct(uint64_t task, Function f):
     C.me.depth = t.depth
     enter(me, task, t.depth)
     set_task_thread(True)
+    begin_task()
     try:
         run(t, f.call, &failed)
         if failed:
@@ -250,6 +251,7 @@ def construct(uint64_t task, Function f):
     except BaseException as e:
         fail(t, f, e)
     finally:
+        end_task()
         set_task_thread(False)
         enter(me, 0, 0)
         C.me.depth = 0

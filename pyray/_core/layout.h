@@ -21,7 +21,9 @@
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
-#define PR_WAITERS 8          /* threads of one process that can wait with a slot of their own */
+#define PR_WAITERS 9          /* per process: eight threads that wait, and the bridge */
+#define PR_BRIDGE 8           /* the waiter of the thread that resolves futures */
+#define PR_DONE 4096          /* sealed objects that a bridge can be told of before it looks */
 #define PR_LANES 8            /* ready queues per process, one per depth in use */
 #define PR_SEGMENTS 1024      /* segments a lane can have: 8 million queued tasks */
 #define PR_SEGMENT_ENTRIES 8192
@@ -178,6 +180,10 @@ typedef struct {
     char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */
     pr_waiter waiter[PR_WAITERS] __attribute__((aligned(64)));
     pr_lane lane[PR_LANES];
+    /* Handles of sealed objects that name this process's bridge: slot done_tail % PR_DONE, by whoever
+     * seals; 0 once the bridge has read it.  Hints: one may be late, stale, or lost to a lap. */
+    uint32_t done_tail __attribute__((aligned(64)));
+    uint64_t done[PR_DONE] __attribute__((aligned(64)));
 } pr_proc;
 
 typedef struct {

@@ -68,6 +68,8 @@ cdef extern from "layout.h" nogil:
         PR_MAX_PROCS
         PR_MAX_TOKENS
         PR_WAITERS
+        PR_BRIDGE
+        PR_DONE
         PR_LANES
         PR_SEGMENTS
         PR_SEGMENT_ENTRIES
@@ -191,6 +193,8 @@ cdef extern from "layout.h" nogil:
         char gpus[128]
         pr_waiter waiter[PR_WAITERS]
         pr_lane lane[PR_LANES]
+        uint32_t done_tail
+        uint64_t done[PR_DONE]
     ctypedef struct pr_chunk:
         uint32_t kind
         uint32_t owner

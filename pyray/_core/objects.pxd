@@ -2,6 +2,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from pyray._core.layout cimport pr_dep, pr_task, PR_INLINE_DEPS
 from pyray._core.shm cimport Ctx
 
+cdef enum:
+    # Added to a waiter's events to make it look at once, whatever number it waits for.
+    ALARM = 1 << 20
+
 cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil
 cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil
 cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil
@@ -12,6 +16,7 @@ cdef void enqueue(Ctx *c, uint64_t task) noexcept nogil
 cdef void raise_depth(Ctx *c, uint64_t object, uint32_t depth, int levels) noexcept nogil
 cdef void notify_all(Ctx *c) noexcept nogil
 cdef int waiter_open(Ctx *c) noexcept nogil
+cdef int waiter_of_bridge(Ctx *c) noexcept nogil
 cdef void waiter_close(Ctx *c, int waiter) noexcept nogil
 cdef bint register_waiter(Ctx *c, uint64_t handle, int waiter) noexcept nogil
 cdef bint sealed(Ctx *c, uint64_t handle) noexcept nogil

@@ -23,8 +23,6 @@ from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible
 from pyray._core.shm cimport Ctx, object_at, task_at
 
 cdef enum:
-    # Added to a waiter's events to make it look at once, whatever number it waits for.
-    ALARM = 1 << 20
     MAX_LEVELS = 64
 
 
@@ -221,7 +219,9 @@ cdef bint await_object(Ctx *c, uint64_t handle, uint64_t task, uint32_t index) n
 
 cdef void bump(pr_waiter *w, uint32_t by) noexcept nogil:
     cdef uint32_t n = at_add32(&w.events, by) + by
-    if <int>(n - at_load32(&w.target)) >= 0 and at_load32(&w.parked):
+    # Only one of those who find it parked wakes it: until it runs, that takes a while.
+    if (<int>(n - at_load32(&w.target)) >= 0 and at_load32(&w.parked)
+            and at_cas32(&w.parked, 1, 0)):
         futex_wake(&w.events, 1)
 
 
@@ -241,11 +241,17 @@ cdef void notify_all(Ctx *c) noexcept nogil:
 cdef int waiter_open(Ctx *c) noexcept nogil:
     """A waiter of this process for the calling thread: its number, or -1 if all are in use."""
     cdef int i
-    for i in range(PR_WAITERS):
+    for i in range(PR_BRIDGE):
         if (at_load32(&c.me.waiter[i].active) == 0
                 and at_cas32(&c.me.waiter[i].active, 0, 1)):
             return <int>c.self * PR_WAITERS + i
     return -1
+
+
+cdef int waiter_of_bridge(Ctx *c) noexcept nogil:
+    """The waiter of this process's one thread that resolves futures."""
+    at_store32(&c.me.waiter[PR_BRIDGE].active, 1)
+    return <int>c.self * PR_WAITERS + PR_BRIDGE
 
 
 cdef void waiter_close(Ctx *c, int waiter) noexcept nogil:
@@ -253,7 +259,8 @@ cdef void waiter_close(Ctx *c, int waiter) noexcept nogil:
 
 
 cdef bint register_waiter(Ctx *c, uint64_t handle, int waiter) noexcept nogil:
-    """Ask to be told of the seal.  True if the object is sealed by now."""
+    """Ask to be told of the seal.  True if the object is sealed by now.  Called with the GIL held,
+    which keeps a closed waiter of this process from being opened meanwhile."""
     cdef pr_object *o = object_at(c, handle)
     cdef uint32_t me = <uint32_t>waiter + 1
     cdef uint32_t w
@@ -261,9 +268,39 @@ cdef bint register_waiter(Ctx *c, uint64_t handle, int waiter) noexcept nogil:
         w = at_load32(&o.waiter)
         if w == me or w == PR_WAITER_MULTI:
             break
-        if at_cas32(&o.waiter, w, me if w == 0 else PR_WAITER_MULTI):
+        if at_cas32(&o.waiter, w, me if w == 0 or is_closed(c, w - 1) else PR_WAITER_MULTI):
             break
     return sealed(c, handle)
+
+
+cdef bint is_closed(Ctx *c, uint32_t waiter) noexcept nogil:
+    """Whether a waiter is one of this process's that nobody uses: a wait that timed out."""
+    return (waiter // PR_WAITERS == c.self
+            and at_load32(&c.me.waiter[waiter % PR_WAITERS].active) == 0)
+
+
+cdef void note_done(pr_proc *q, uint64_t handle) noexcept nogil:
+    """Tell a bridge which of its many objects it is; the event that wakes it comes after."""
+    cdef uint32_t i = at_add32(&q.done_tail, 1)
+    at_store64(&q.done[i % PR_DONE], handle)
+
+
+cdef void tell_waiters(Ctx *c, uint32_t w, uint64_t handle, uint32_t by) noexcept nogil:
+    """`w`: what the sealed object's record says of who waits for it."""
+    cdef uint32_t p
+    if w == PR_WAITER_MULTI:
+        for p in range(at_load32(&c.head.procs_high)):
+            if at_load32(&c.procs[p].waiter[PR_BRIDGE].active):
+                note_done(&c.procs[p], handle)
+        bump_all(c, by)
+        return
+    w -= 1
+    p = w // PR_WAITERS
+    w %= PR_WAITERS
+    if w == PR_BRIDGE:
+        note_done(&c.procs[p], handle)
+        by = 1      # it looks at every event: an alarm would have it look at everything
+    bump(&c.procs[p].waiter[w], by)
 
 
 cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
@@ -271,7 +308,7 @@ cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
     False if it was sealed before, by an earlier attempt of its task."""
     cdef pr_object *o = object_at(c, handle)
     cdef uint64_t s
-    cdef uint32_t w, by
+    cdef uint32_t w
     while True:
         s = at_load64(&o.state)
         if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_CREATED:
@@ -286,12 +323,7 @@ cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
         tell_dependents(c, handle)
     w = at_load32(&o.waiter)
     if w:
-        by = ALARM if flags & OBJ_ERROR else 1
-        if w == PR_WAITER_MULTI:
-            bump_all(c, by)
-        else:
-            w -= 1
-            bump(&c.procs[w // PR_WAITERS].waiter[w % PR_WAITERS], by)
+        tell_waiters(c, w, handle, ALARM if flags & OBJ_ERROR else 1)
     return True
 
 

@@ -21,7 +21,7 @@ from pyray._core.store cimport (
 )
 from pyray._core.streams cimport new_item, new_writer, write_all
 from pyray._core.tasks cimport TaskContext, here, holds_for_others, set_variable, the_only
-from pyray._core.waiting cimport set_task_thread
+from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 import os
 import sys
@@ -332,6 +332,7 @@ cdef int execute(uint64_t handle) except -1:
     attempt = set_running(handle, t)
     C.me.depth = t.depth
     enter(me, handle, t.depth)
+    begin_task()
     try:
         f = function_of(t)
         _name = f.name
@@ -349,10 +350,12 @@ cdef int execute(uint64_t handle) except -1:
         code = ends_with(e)
         if code < 0 and isinstance(e, Exception) and to_retry(t, f, attempt, e):
             enter(me, 0, 0)
+            end_task()
             retry(handle, t, attempt)
             return 1
         fail(t, f, e)
     enter(me, 0, 0)
+    end_task()
     C.me.depth = 0
     finish(handle)
     if code >= 0:

@@ -31,6 +31,8 @@ from pyray._core.store cimport (
 )
 from pyray._core.waiting cimport Waitable, deadline, wait_for
 
+from pyray._core.futures import awaitable
+
 cdef Ctx *C = get_ctx()
 
 cdef enum:
@@ -311,6 +313,18 @@ cdef void streams_reset():
 # ---- reading -------------------------------------------------------------------------------
 
 @cython.final
+cdef class Seal:
+    """For ``await``: that an object is there, whatever its value."""
+    cdef ObjectID oid
+
+    def __init__(self, oid):
+        self.oid = oid
+
+    def __await__(self):
+        return awaitable(self.oid, False)
+
+
+@cython.final
 cdef class ObjectRefGenerator(Waitable):
     """What a call of a remote generator returns: gives an ObjectRef for each value yielded.
 
@@ -346,6 +360,25 @@ cdef class ObjectRefGenerator(Waitable):
 
     def __next__(self):
         return self.advance(-1)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        cdef ObjectID cell
+        while True:
+            cell = self.awaited
+            if cell is None:
+                raise StopAsyncIteration
+            check_id(cell)
+            if not sealed(C, cell.handle):
+                await Seal(cell)
+                if self.awaited is not cell:
+                    continue
+            if self.at_end(cell):
+                self.awaited = None
+                raise StopAsyncIteration
+            return self.take(cell)
 
     cdef object advance(self, int64_t until):
         """The next id; None if the time is up."""

@@ -4,6 +4,12 @@ A wait registers one waiter with the objects that are missing.  Each seal adds o
 count of events; only the one that completes the wait wakes the process.  A wake-up is a hint: the
 waiter looks at the objects again, and every 0.1 s it looks round besides, for signals, deaths, and
 work that nobody has picked up.
+
+A task that waits gives its CPU to whoever can use it.  That may be the task's own thread, in get or
+wait; and it may be a future that the task has made, by `await` or `ref.future()`, since nobody can
+tell what its threads and loops do until the object is there.  So a task *counts as waiting* while
+its own thread is in get or wait, or while anything of the second sort is pending; it takes a CPU
+again when its own thread next comes by here after that.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -38,6 +44,11 @@ cdef enum:
     RESUME_NS = 3600000000000
 
 cdef unsigned long _task_thread = 0
+cdef bint _task_on = False          # a task of the user's runs
+cdef uint32_t _task_number = 0      # which one: what an earlier one left pending does not count
+cdef Py_ssize_t _pending = 0        # waits of the running task outside of its own thread
+cdef bint _given_up = False         # the running task has given its CPU up
+cdef bint _resuming = False         # its thread is about to take one again
 cdef uint32_t _mark = 0
 cdef object _doing = None           # (task's handle) -> what the task is doing, in words
 cdef object _tick = None            # called about every 0.1 s of a wait: (seconds, [ids])
@@ -66,10 +77,86 @@ cdef str missing(ObjectID oid):
         return repr(oid)
 
 
+cdef int call_tick(int64_t ns, list ids) except -1:
+    if _tick is not None:
+        _tick(ns / 1e9, ids)
+    return 0
+
+
 cdef void set_task_thread(bint on):
     """From now on the calling thread runs tasks: its waits give the CPU back."""
     global _task_thread
     _task_thread = PyThread_get_thread_ident() if on else 0
+
+
+cdef bint on_task_thread():
+    return _task_thread != 0 and PyThread_get_thread_ident() == _task_thread
+
+
+cdef void begin_task():
+    """A task of the user's is about to run in the calling thread."""
+    global _task_on, _task_number, _pending, _given_up
+    _task_on = True
+    _task_number = _task_number + 1 if _task_number != <uint32_t>-1 else 1
+    _pending = 0
+    _given_up = False
+
+
+cdef void end_task():
+    """It is over.  What it left pending counts no more; without its CPU, the worker looks for one
+    together with its next task."""
+    global _task_on, _pending, _given_up
+    _task_on = False
+    _pending = 0
+    if _given_up:
+        _given_up = False
+        at_store32(&C.me.blocked, 0)
+
+
+cdef uint32_t count_in(uint64_t *handles, Py_ssize_t n):
+    """The running task counts as waiting, for these objects, until `count_out` of what this
+    returns; for waits outside of its thread, from any thread.  0 if no task runs."""
+    global _pending
+    if not _task_on:
+        return 0
+    _pending += 1
+    give_up(handles, n)
+    return _task_number
+
+
+cdef void count_out(uint32_t number):
+    global _pending
+    if number and number == _task_number and _task_on:
+        _pending -= 1
+
+
+cdef void give_up(uint64_t *handles, Py_ssize_t n):
+    global _given_up
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not sealed(C, handles[i]):
+            raise_depth(C, handles[i], C.me.depth + 1, 0)
+    # While the task's own thread takes a CPU it must not be taken from it: it looks afterwards.
+    if not _given_up and not _resuming:
+        _given_up = True
+        block()
+
+
+cdef int settle() except -1:
+    """Have the running task take its CPU again if it waits for nothing any more; called whenever
+    its own thread comes by."""
+    global _given_up, _resuming
+    if not _given_up or _pending or C.forked or not on_task_thread():
+        return 0
+    _resuming = True
+    try:
+        unblock()
+        _given_up = False
+    finally:
+        _resuming = False
+    if _pending:
+        give_up(NULL, 0)    # another thread's wait began meanwhile
+    return 0
 
 
 cdef Py_ssize_t count_sealed(uint64_t *handles, Py_ssize_t n, Py_ssize_t need,
@@ -117,12 +204,8 @@ cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
             return
 
 
-cdef void block(uint64_t *handles, Py_ssize_t n) noexcept nogil:
+cdef void block() noexcept nogil:
     """The task that this process runs starts to wait: give its CPU to whoever can use it."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        if not sealed(C, handles[i]):
-            raise_depth(C, handles[i], C.me.depth + 1, 0)
     at_store32(&C.me.refused, 0)
     at_store32(&C.me.blocked, 1)
     if C.me.shaped == SHAPED_RUNS:
@@ -154,6 +237,17 @@ cdef int unblock() except -1:
     return 0
 
 
+cdef object refused():
+    """What to raise if the node cannot put another worker in this blocked one's place, or None."""
+    cdef uint32_t limit = at_load32(&C.me.refused)
+    if limit == 0:
+        return None
+    at_store32(&C.me.refused, 0)
+    return ProcessLimitError(
+        f"this wait needs one more worker, but the session has its limit of {limit - 1} processes, "
+        "blocked in waits of their own: nest less deeply, or wait in fewer tasks at once")
+
+
 cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64_t until,
                          bint stop_at_error, list ids) except -1:
     """Wait until `need` of the objects are sealed; how many are, which may be fewer at the time
@@ -162,7 +256,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     cdef Py_ssize_t i, ready
     cdef int waiter
     cdef pr_waiter *w = NULL
-    cdef uint32_t events = 0
+    cdef uint32_t events = 0, counted = 0
     cdef int64_t start, now, end, looked
     cdef uint32_t sweeps
     ready = count_sealed(handles, n, need, &error)
@@ -176,9 +270,11 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     looked = start
     sweeps = at_load32(&C.dispatch.sweep)
     C.inflight += 1
-    blocked = _task_thread != 0 and PyThread_get_thread_ident() == _task_thread
+    blocked = on_task_thread()
     if blocked:
-        block(handles, n)
+        give_up(handles, n)
+    else:
+        counted = count_in(handles, n)
     try:
         while True:
             if waiter >= 0:
@@ -232,22 +328,18 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                 if at_load_relaxed32(&C.dispatch.sweep) != sweeps:
                     sweeps = at_load32(&C.dispatch.sweep)
                     sweep_now()
-                if at_load32(&C.me.refused):
-                    count = C.me.refused - 1
-                    at_store32(&C.me.refused, 0)
-                    raise ProcessLimitError(
-                        f"this wait needs one more worker, but the session has its limit of "
-                        f"{count} processes, blocked in waits of their own: nest less deeply, or "
-                        "wait in fewer tasks at once")
-                if _tick is not None:
-                    _tick((now - start) / 1e9, ids)
+                refusal = refused()
+                if refusal is not None:
+                    raise refusal
+                call_tick(now - start, ids)
     finally:
         C.inflight -= 1
         if current_mapping() is mapping:
             if waiter >= 0:
                 waiter_close(C, waiter)
+            count_out(counted)
             if blocked:
-                unblock()
+                settle()
 
 
 cdef int64_t deadline(object timeout) except? -2:

@@ -22,7 +22,7 @@ IDLE_SECONDS = 5.0
 # What is told to end may take so long before it no longer counts as room to come.
 ENDING_SECONDS = 2.0
 # How often a process may die before it takes up its first task.
-FALSE_STARTS = 3
+FALSE_STARTS = 5
 # What a worker takes at most from its task's end to being ready for the next.
 NEARLY_SECONDS = 0.005
 
@@ -95,7 +95,8 @@ class Dedicated:
                     continue
                 if control.is_open(w.slot):
                     return w
-                near = near or (w.up and control.process_view(w.slot)[3] == 0)
+                _, blocked, _, current, _ = control.process_view(w.slot)
+                near = near or (w.up and not blocked and current == 0)
             if not near or time.monotonic() > deadline:
                 return None
             time.sleep(0.0001)  # a fork takes far longer, and the worker may want this CPU

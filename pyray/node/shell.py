@@ -388,6 +388,7 @@ class Shell:
                     "slot": w.slot,
                     "up": w.up,
                     "blocked": bool(blocked),
+                    "dedicated": w.dedicated,
                     "task": self.name_of(current) if task else None,
                     "ran": ran,
                 }

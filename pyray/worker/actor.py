@@ -12,6 +12,7 @@ from pyray._core import actors, control, running, tasks
 from pyray._core.errors import ActorExit
 from pyray.actor_interface import EVERY_ACTORS, options_of
 from pyray.exceptions import ActorDiedError
+from pyray.worker import environment
 from pyray.worker.errors import make_error
 
 # How long the loop waits for a call before it comes back to do its chores: soon after calls have
@@ -51,6 +52,7 @@ class Actor:
         return self.made
 
     def _construct(self, *args: Any, **kwargs: Any) -> None:
+        environment.require(lambda: self.name)
         cls = definitions.import_definition(self.spec["class"])
         global current
         current = self

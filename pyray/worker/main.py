@@ -9,10 +9,11 @@ import sys
 import threading
 from typing import Any
 
-from pyray import definitions, protocol
+from pyray import definitions, protocol, runtime_env
 from pyray._core import running, serializer, shm, store, tasks
 from pyray._core.errors import NodeDiedError
 from pyray._core.serial_errors import DefinitionNotFoundError
+from pyray.worker import environment
 from pyray.worker.errors import make_error
 from pyray.worker.output import TaskOutput
 
@@ -103,6 +104,7 @@ def _become_worker(
     sys.stdout = sys.__stdout__ = TaskOutput(1)  # type: ignore[misc, assignment]
     sys.stderr = sys.__stderr__ = TaskOutput(2)  # type: ignore[misc, assignment]
     shm.set_process_name("pyray worker")
+    environment.set_up(runtime_env.from_text(config["runtime_env"]))
     _limit_threads(os.environ, 1)
     if config["num_gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -177,6 +179,7 @@ def _drain() -> None:
 
 def load_function(number: int) -> Any:
     """A function by its number, ready to be called."""
+    environment.require(lambda: definitions.name_of(number))
     try:
         function, extra = definitions.load(number)
         if isinstance(function, int):
