@@ -330,6 +330,7 @@ def exit_actor() -> None:
     import sys
 
     worker = sys.modules.get("pyray.worker.actor")
-    if worker is None or worker.current is None:
+    local = sys.modules.get("pyray.local_actor")
+    if (worker is None or worker.current is None) and (local is None or not local.running):
         raise TypeError("exit_actor() is called in a method of an actor")
     raise ActorExit("exit_actor() was called")

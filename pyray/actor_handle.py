@@ -66,6 +66,14 @@ class ActorMethod(actors.MethodCaller):
         if raw is not None:
             skip = 0 if isinstance(raw, staticmethod) else 1
             bind(self._name, getattr(raw, "__func__", raw), skip, args, kwargs)
+        elif not kwargs and self.max_args >= 0:
+            # The class is not known in this process, but how many arguments it takes.
+            least, most = self.min_args, self.max_args
+            count = f"at least {least}" if most == ANY_NUMBER else f"{least} to {most}"
+            raise TypeError(
+                f"{self._name}.remote() takes {least if least == most else count} arguments, not "
+                f"{len(args)}"
+            )
 
     def dead(self) -> ActorDiedError:
         """The error of a call of an actor that is gone, where no other is kept."""

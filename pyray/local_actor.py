@@ -11,12 +11,14 @@ from pyray import local_mode
 from pyray._core import actors, shm, tasks
 from pyray._core.errors import ActorExit
 from pyray.actor_handle import ActorHandle
-from pyray.actor_interface import EVERY_ACTORS, Interface
+from pyray.actor_interface import EVERY_ACTORS, Interface, bind, raw_method
 from pyray.actor_options import check_method_options
 from pyray.exceptions import ActorAlreadyExistsError, ActorDiedError
 
 _named: dict[tuple[int, str | None, str], LocalHandle] = {}
 _handles: dict[str, LocalHandle] = {}
+# The actors whose methods are under way, the innermost last.
+running: list[LocalHandle] = []
 
 
 class LocalHandle(ActorHandle):
@@ -26,7 +28,7 @@ class LocalHandle(ActorHandle):
         interface = Interface(cls, 0, tuple(options["concurrency_groups"] or ()))
         super().__init__(actors.new_ref(), 0, interface, 0, {"options": options})
         env = local_mode.environment_of(options)
-        self.__dict__.update(_instance=None, _error=None, _env=env)
+        self.__dict__.update(_class=cls, _instance=None, _error=None, _env=env)
 
     def __getattr__(self, name: str) -> Any:
         interface = self.__dict__.get("_interface")
@@ -61,15 +63,22 @@ class LocalMethod:
         fields = self._handle.__dict__
         name = f"{fields['_interface'].name}.{self._name}"
         options = {"num_returns": self._nreturns}
+        raw = raw_method(fields["_class"], self._name)
+        if raw is not None:
+            skip = 0 if isinstance(raw, staticmethod) else 1
+            bind(name, getattr(raw, "__func__", raw), skip, args, kwargs)
         if fields["_error"] is not None:
             return local_mode.call(_raise(fields["_error"]), name, options, (), {}, fields["_env"])
 
         def run(*values: Any, **named: Any) -> Any:
+            running.append(self._handle)
             try:
                 return _finished(self._function(fields["_instance"])(*values, **named))
             except ActorExit as leaving:
                 _end(self._handle, f"ended: {leaving}")
                 raise fields["_error"] from None
+            finally:
+                running.pop()
 
         return local_mode.call(run, name, options, args, kwargs, fields["_env"])
 

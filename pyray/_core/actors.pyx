@@ -30,8 +30,7 @@ from pyray._core.objects cimport (
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, task_new
 from pyray._core.recovery cimport fail_task
 from pyray._core.running cimport (
-    Function, do_chores, enter, execute, fail, finish, new_call, run, set_running,
-    store_error,
+    Function, do_chores, enter, execute, finish, new_call, put_error, run, set_running,
 )
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
@@ -45,10 +44,14 @@ from pyray._core.tasks cimport (
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 from pyray._core.errors import OutOfRecordsError, SessionError
+from pyray._core.running import leave_fork
 from pyray._core.store import unpack
 from pyray._core.tasks import ArgumentPath
 
 cdef Ctx *C = get_ctx()
+
+cdef enum:
+    SOON_NS = 50000000
 
 # The mailboxes that this process calls into, by actor: kept until the actor is dead and settled.
 cdef dict _boxes = {}
@@ -118,8 +121,9 @@ cdef class MethodCaller(Target):
         self.path = ArgumentPath(self)
         self.nreturns = 1
         self.max_args = -1
-        self.epoch = C.epoch
-        self.box = box_of(actor)
+        self.epoch = self.ref.epoch
+        # A handle may be of a session that is over: `remote` says so.
+        self.box = box_of(actor) if self.epoch == C.epoch and C.attached else None
 
     def check(self, args, kwargs):
         """Raise the TypeError that the call would raise."""
@@ -226,7 +230,8 @@ def abandon_ref(ObjectID ref):
 # ---- being one -----------------------------------------------------------------------------
 
 def construct(uint64_t task, Function f):
-    """Run the creation task, which this process has claimed: True if the actor is made now.
+    """Run the creation task, which this process has claimed: None if the actor is made now, else
+    the error, stored.
 
     The record stays, with the arguments, in case the actor has to be made again.
     """
@@ -234,7 +239,7 @@ def construct(uint64_t task, Function f):
     cdef TaskContext me = the_only()
     cdef pr_actor *a = actor_at(C, t.actor)
     cdef uint64_t failed = 0, s
-    cdef bint made = False
+    cdef object error = None
     set_running(task, t)
     C.me.depth = t.depth
     enter(me, task, t.depth)
@@ -242,26 +247,27 @@ def construct(uint64_t task, Function f):
     begin_task()
     try:
         run(t, f.call, &failed)
+        if C.forked:
+            leave_fork(None)
         if failed:
-            store_error(t, load_raw(failed, None))
-        else:
-            made = True
-            if alive(C, t.ret0) and not sealed(C, t.ret0):
-                store_value(t.ret0, None, 0, RESULT, None)
+            error = put_error(f, load_raw(failed, None))
+        elif alive(C, t.ret0) and not sealed(C, t.ret0):
+            store_value(t.ret0, None, 0, RESULT, None)
     except BaseException as e:
-        fail(t, f, e)
+        if C.forked:
+            leave_fork(e)
+        error = put_error(f, e)
     finally:
         end_task()
         set_task_thread(False)
         enter(me, 0, 0)
         C.me.depth = 0
         at_store64(&C.me.current, 0)
-    if made:
+    if error is None:
         s = at_load64(&a.state)
-        at_cas64(&a.state, s, (s & ~<uint64_t>0xFF) | ACTOR_ALIVE)
-    else:
-        at_store32(&a.leaving, LEAVE_UNMADE)
-    return made
+        if (s & 0xFF) == ACTOR_PENDING:
+            at_cas64(&a.state, s, (s & ~<uint64_t>0xFF) | ACTOR_ALIVE)
+    return error
 
 
 def actor_of(uint64_t task):
@@ -303,7 +309,8 @@ cdef class Host:
         free(self.reader)
 
     def serve(self, double seconds):
-        """Run calls, one at a time, until there was none for `seconds`, or it is time to end.
+        """Run calls, one at a time, until there was none for `seconds` (after a call, not longer
+        than SOON_NS), or it is time to end.
 
         Returns the number of calls run; raises WorkerExit if one ended the actor.
         """
@@ -323,6 +330,7 @@ cdef class Host:
                     pass
                 settle(C, self.reader, self.reader.last)
                 n += 1
+                timeout = min(timeout, SOON_NS)     # what it left is to be let go of soon
                 do_chores(n)
         finally:
             set_task_thread(False)
@@ -357,6 +365,11 @@ cdef class Host:
         at_store32(&actor_at(C, self.actor).leaving, LEAVE_INTENDED)
 
 
+def leave_unmade(uint64_t actor):
+    """This process ends because the constructor has failed."""
+    at_store32(&actor_at(C, actor).leaving, LEAVE_UNMADE)
+
+
 cdef bint claim_again(uint64_t call) noexcept nogil:
     cdef pr_task *t = task_at(C, call)
     cdef uint64_t s = at_load64(&t.state)
@@ -377,6 +390,8 @@ def node_open(uint32_t index, ObjectID ref):
     cdef pr_object *o = object_at(C, ref.handle)
     cdef int w
     check_id(ref)
+    if index >= C.head.actors_high:
+        C.head.actors_high = index + 1
     a.ref = ref.handle
     a.creation = 0
     a.death = 0
@@ -491,7 +506,7 @@ def node_lost(uint64_t actor, uint32_t slot, error, bint settle_all_of_them):
     for p in range(at_load32(&C.head.procs_high)):
         if at_load64(&a.callers[p // 64]) & (<uint64_t>1 << (p % 64)):
             failed += lost_calls(actor, p, slot, error, settle_all_of_them)
-    return failed
+    return failed + (lost_orphans(actor, slot, error) if slot else 0)
 
 
 def node_settle(uint64_t actor, uint32_t p, error):
@@ -527,8 +542,6 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
             continue
         if (status == TASK_CLAIMED or status == TASK_RUNNING) and (s >> 48) & 0xFF == slot:
             attempt = attempt_of(s)
-            if t.flags & TASK_F_STREAM:
-                settle_stream(C, t)
             if status == TASK_RUNNING and returns_sealed(t):
                 finish(call)
                 continue
@@ -548,9 +561,79 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
     return failed
 
 
+cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except -1:
+    """Calls that the dead process had begun and that stand in no mailbox any more, since their
+    caller died before it: they cannot be run again."""
+    cdef uint32_t k, i
+    cdef uint64_t call, s
+    cdef pr_task *t
+    cdef Py_ssize_t failed = 0
+    for k in range(1, min(at_load32(&C.head.chunks_used), <uint32_t>C.head.n_chunks)):
+        if C.chunks[k].kind != KIND_TASKS:
+            continue
+        for i in range(0, PR_CHUNK_GRANULES, 2):
+            call = k * PR_CHUNK_GRANULES + i
+            t = task_at(C, call)
+            s = at_load64(&t.state)
+            if (t.actor != actor or t.flags & TASK_F_CREATES or (s >> 48) & 0xFF != slot
+                    or ((s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING)):
+                continue
+            call |= <uint64_t>gen_of(s) << 32
+            if returns_sealed(t):
+                finish(call)
+                continue
+            fail_task(call, error)
+            failed += 1
+    return failed
+
+
+def node_left(uint64_t actor, uint32_t slot):
+    """Calls that an actor would run if it were made again, after the death of its process."""
+    cdef pr_actor *a = actor_at(C, actor)
+    cdef uint32_t p
+    cdef Py_ssize_t n = 0
+    for p in range(at_load32(&C.head.procs_high)):
+        if at_load64(&a.callers[p // 64]) & (<uint64_t>1 << (p % 64)):
+            n += calls_left(actor, p, slot)
+    return n
+
+
+cdef Py_ssize_t calls_left(uint64_t actor, uint32_t p, uint32_t slot) noexcept nogil:
+    cdef pr_mailbox *row = mailbox_at(C, actor, p)
+    cdef uint64_t at, tail, call, s, status
+    cdef pr_task *t
+    cdef Cursor u
+    cdef Py_ssize_t n = 0
+    if at_load64(&row.actor) != actor:
+        return 0
+    u.next = u.index = u.slot = 0
+    tail = at_load64(&row.tail)
+    at = max(at_load64(&row.head), (at_load64(&row.first) >> 32) * PR_CALLS)
+    while at < tail:
+        call = entry_at(C, row, &u, at)
+        at += 1
+        if not plausible(C, call):
+            continue
+        t = task_at(C, call)
+        s = at_load64(&t.state)
+        status = s & 0xFF
+        if gen_of(s) != gen_in(call) or t.actor != actor:
+            continue
+        if status == TASK_READY or status == TASK_WAITING:
+            n += 1
+        elif (s >> 48) & 0xFF == slot and (status == TASK_CLAIMED or (
+                status == TASK_RUNNING and not returns_sealed(t)
+                and (t.max_retries < 0 or attempt_of(s) < t.max_retries))):
+            n += 1
+    return n
+
+
 cdef bint returns_sealed(pr_task *t) noexcept nogil:
+    """Whether a task whose process is dead had come to its end."""
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
+    if t.flags & TASK_F_STREAM:
+        settle_stream(C, t)
     for i in range(t.nreturns):
         if alive(C, rets[i]) and not sealed(C, rets[i]):
             return False

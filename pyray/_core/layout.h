@@ -117,7 +117,7 @@ typedef struct {
     uint64_t off_units, off_slabs, off_payload;
     uint64_t n_units, n_chunks;
     uint32_t num_tokens;       /* CPUs */
-    uint32_t spare;
+    uint32_t actors_high;      /* node: highest entry for an actor that was ever used + 1 */
     uint8_t root_id[20];       /* id of the driver's root task */
     /* counters changed by anybody, each on a line of its own */
     uint32_t chunks_used __attribute__((aligned(64)));  /* bump allocator of chunks: fetch_add */
@@ -209,11 +209,11 @@ typedef struct {
 /* A link of a stream, in the data of its object; written by the runner.  `index` is there before
  * the runner fills the cell, so that whoever clears up after it knows how far it had come. */
 typedef struct {
+    uint32_t index;        /* how many cells come before this one */
+    uint8_t parent[20];    /* with counter: the task's id, from which value and next have theirs */
+    uint64_t counter;
     uint64_t value;        /* handle of the object that was yielded; 0: the stream ends here */
     uint64_t next;         /* handle of the next cell */
-    uint64_t counter;      /* with parent: the task's id, from which those two have theirs */
-    uint8_t parent[20];
-    uint32_t index;        /* how many cells come before this one */
 } pr_cell;
 #define PR_CELLS (1ULL << 63)      /* in the counter of cells' ids: values have those without */
 

@@ -144,7 +144,7 @@ cdef extern from "layout.h" nogil:
         uint64_t off_units, off_slabs, off_payload
         uint64_t n_units, n_chunks
         uint32_t num_tokens
-        uint32_t spare
+        uint32_t actors_high
         uint8_t root_id[20]
         uint32_t chunks_used
         uint32_t funcs_used
@@ -212,11 +212,11 @@ cdef extern from "layout.h" nogil:
         uint64_t size
         uint8_t data[PR_INLINE_OBJECT]
     ctypedef struct pr_cell:
+        uint32_t index
+        uint8_t parent[20]
+        uint64_t counter
         uint64_t value
         uint64_t next
-        uint64_t counter
-        uint8_t parent[20]
-        uint32_t index
     ctypedef struct pr_dep:
         uint64_t object
         uint64_t next

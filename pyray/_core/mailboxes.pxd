@@ -33,6 +33,7 @@ cdef uint32_t actor_status(Ctx *c, uint64_t actor) noexcept nogil
 cdef bint box_push(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own,
                    uint64_t call) noexcept nogil
 cdef void box_release(Segments *own) noexcept nogil
+cdef void close_boxes(Ctx *c, uint32_t p) noexcept nogil
 cdef void wake_actor(Ctx *c, uint64_t actor) noexcept nogil
 cdef void reader_open(Reader *r, uint64_t actor, bint in_order) noexcept nogil
 cdef uint64_t entry_at(Ctx *c, pr_mailbox *row, Cursor *u, uint64_t at) noexcept nogil

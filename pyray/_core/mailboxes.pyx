@@ -113,6 +113,20 @@ cdef void box_release(Segments *own) noexcept nogil:
         own.count -= 1
 
 
+cdef void close_boxes(Ctx *c, uint32_t p) noexcept nogil:
+    """Process p is dead, its calls that had not begun have failed, and its segments will be used
+    by others: nobody is to look for calls there, until the next process of that number."""
+    cdef uint32_t i
+    cdef uint64_t bit = <uint64_t>1 << (p % 64)
+    cdef pr_mailbox *row
+    for i in range(c.head.actors_high):
+        if at_load64(&c.actors[i].callers[p // 64]) & bit:
+            row = mailbox_at(c, i, p)
+            at_store64(&row.first, (at_load64(&row.tail) // PR_CALLS + 1) << 32)
+            at_store64(&row.actor, 0)
+            at_and64(&c.actors[i].callers[p // 64], ~bit)
+
+
 cdef void wake_actor(Ctx *c, uint64_t actor) noexcept nogil:
     """Have an actor that sleeps look at its mailboxes."""
     cdef uint32_t p = at_load32(&actor_at(c, actor).proc)
@@ -129,21 +143,31 @@ cdef void reader_open(Reader *r, uint64_t actor, bint in_order) noexcept nogil:
 
 
 cdef uint64_t entry_at(Ctx *c, pr_mailbox *row, Cursor *u, uint64_t at) noexcept nogil:
-    """The entry with a number; 0 if there is none to be found (its caller is dead)."""
-    cdef uint64_t k = at // PR_CALLS, first
-    if u.slot == 0 or u.index > k:
+    """The entry with a number; 0 if there is none to be found (it is done, or its caller is dead).
+
+    The caller may let go of a segment, and use it for something else, while we are in it.  It says
+    so in `first` before, so what we read counts if that has not moved meanwhile.
+    """
+    cdef uint64_t k = at // PR_CALLS, first, entry
+    while True:
         first = at_load64(&row.first)
-        u.index = first >> 32
-        u.slot = <uint32_t>first
-    while u.index < k:
-        if not plausible(c, u.slot):
+        if first >> 32 > k:
+            u.slot = 0
             return 0
-        u.slot = <uint32_t>at_load64(segment(c, u.slot))
-        u.index += 1
-    if not plausible(c, u.slot):
+        if u.slot == 0 or u.index > k or u.index < first >> 32:
+            u.index = first >> 32
+            u.slot = <uint32_t>first
+        while u.index < k and plausible(c, u.slot):
+            u.slot = <uint32_t>at_load64(segment(c, u.slot))
+            u.index += 1
+        entry = 0
+        if plausible(c, u.slot):
+            entry = at_load64(segment(c, u.slot) + 1 + at % PR_CALLS)
+        else:
+            u.slot = 0
+        if at_load64(&row.first) == first:
+            return entry
         u.slot = 0
-        return 0
-    return at_load64(segment(c, u.slot) + 1 + at % PR_CALLS)
 
 
 cdef uint64_t take(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
@@ -181,6 +205,7 @@ cdef uint64_t take(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
                         if not waits:
                             u.next = at + 1
                         return call
+                    at_store64(&c.me.current, 0)
                     continue        # changed under us: look again
                 if (s & 0xFF) == TASK_WAITING:
                     if r.in_order:

@@ -10,6 +10,7 @@ before its holds are dropped, or they would go with it.  Its slot becomes free l
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from pyray._core.layout cimport *
+from pyray._core.mailboxes cimport close_boxes
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
 from pyray._core.objects cimport sealed, try_free
 from pyray._core.queues cimport requeue_lanes
@@ -44,6 +45,7 @@ def recover(uint32_t p, error):
     leave_dispatch(p)
     take_over(p)
     orphan_tasks(p, error)
+    close_boxes(C, p)
     drop_holds(p)
     orphan_objects(p)
     reclaim_memory(p)
@@ -118,8 +120,8 @@ cdef int orphan_tasks(uint32_t p, object error) except -1:
             elif status == TASK_DONE:
                 if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                     task_recycle(C, handle)
-            elif (status == TASK_CLAIMED or status == TASK_RUNNING) and (s >> 48) & 0xFF != NODE:
-                # It ends by itself; nobody will come for its record then.
+            elif status == TASK_CLAIMED or status == TASK_RUNNING:
+                # It ends by itself, or we end it (a zombie); nobody will come for its record then.
                 at_and16(&t.flags, <unsigned short>~TASK_F_HELD)
                 s = at_load64(&t.state)
                 if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):

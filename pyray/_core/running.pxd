@@ -20,6 +20,7 @@ cdef int store_error(pr_task *t, object error) except -1
 cdef int store_error_at(uint64_t task, object error) except -1
 cdef object run(pr_task *t, object call, uint64_t *failed)
 cdef int execute(uint64_t handle) except -1
+cdef object put_error(Function f, object error)
 cdef int fail(pr_task *t, Function f, object error) except -1
 cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil
 cdef void enter(TaskContext me, uint64_t handle, uint32_t depth)

@@ -17,10 +17,11 @@ from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, borrow_for_view, load_raw, say_unseen, store_value,
+    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, load_raw, put_value, say_unseen,
+    store_value,
 )
 from pyray._core.streams cimport new_item, new_writer, write_all
-from pyray._core.tasks cimport TaskContext, here, holds_for_others, set_variable, the_only
+from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 import os
@@ -31,6 +32,9 @@ from pyray._core.streams import DynamicObjectRefGenerator
 from pyray._core.tasks import sweep
 
 cdef Ctx *C = get_ctx()
+
+cdef enum:
+    SOON_NS = 50000000
 
 cdef dict _functions = {}
 cdef object _load_function = None
@@ -115,7 +119,10 @@ cdef void finish(uint64_t handle) noexcept nogil:
 
 
 cdef int store_error(pr_task *t, object error) except -1:
-    """Seal all returns with an exception; one that cannot be stored is replaced by its text."""
+    """Seal all returns with an exception; one that cannot be stored is replaced by its text.
+
+    It may be the id of one: the node passes a user's exception on without unpickling it.
+    """
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
     cdef bint awaited = False
@@ -126,7 +133,10 @@ cdef int store_error(pr_task *t, object error) except -1:
         if not at_load64(&object_at(C, rets[i]).state) & OBJ_DROPPED:
             awaited = True
         try:
-            store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
+            if type(error) is ObjectID:
+                copy_value(rets[i], <ObjectID>error, OBJ_ERROR)
+            else:
+                store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
             try:
                 store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, RESULT,
@@ -134,7 +144,7 @@ cdef int store_error(pr_task *t, object error) except -1:
             except Exception:
                 # Not even its text fits into the store: what fits into the record always does.
                 store_value(rets[i], "its result did not fit", OBJ_ERROR, RESULT, "exception")
-    if not awaited:
+    if not awaited and type(error) is not ObjectID:
         say_unseen(error)
     return 0
 
@@ -178,21 +188,21 @@ cdef int store_result(uint64_t handle, Function f, int attempt, object result) e
 cdef int store_each(pr_task *t, uint64_t *rets, str name, object values) except -1:
     """Seal the returns with what a generator yields, each as it comes: so it need not have all in
     memory, and those before an exception stand.  The last one only when it has ended."""
-    cdef int n = 0
-    last = None
+    cdef int n = 0, last = t.nreturns - 1
+    kept = None
     for value in values:
-        if n == t.nreturns:
+        if n > last:
             raise ValueError(f"{name} was to yield {n} values (num_returns), but went on after "
                              "that")
-        if n:
-            store_return(rets[n - 1], last, RESULT_MORE)
-        last, value = value, None
+        if n < last:
+            store_return(rets[n], value, RESULT_MORE)
+            value = None
+        else:
+            kept = value
         n += 1
-    if n != t.nreturns:
-        if n:
-            store_return(rets[n - 1], last, RESULT_MORE)
+    if n <= last:
         raise ValueError(f"{name} was to yield {t.nreturns} values (num_returns), but yielded {n}")
-    return store_return(rets[n - 1], last, RESULT)
+    return store_return(rets[last], kept, RESULT)
 
 
 cdef int store_return(uint64_t handle, object value, int whose) except -1:
@@ -311,6 +321,15 @@ cdef bint to_retry(pr_task *t, Function f, int attempt, object error):
             and (f is None or f.retry is None or isinstance(error, f.retry)))
 
 
+cdef object put_error(Function f, object error):
+    """A constructor's exception as an object of its own."""
+    value = _make_error(error, f.name, False)
+    try:
+        return put_value(value, base(the_only()), 0, "exception")
+    except Exception as problem:
+        return put_value(_make_error(value, problem, True), base(the_only()), 0, "exception")
+
+
 cdef int fail(pr_task *t, Function f, object error) except -1:
     name = f.name if f is not None else getattr(error, "task_name", None)
     return store_error(t, _make_error(error, name, False))
@@ -343,6 +362,8 @@ cdef int execute(uint64_t handle) except -1:
             store_error(t, load_raw(failed, None))
         else:
             store_result(handle, f, attempt, result)
+            if C.forked:
+                leave_fork(None)    # a generator's child
         result = None
     except BaseException as e:
         if C.forked:
@@ -396,6 +417,8 @@ cdef class Call(TaskContext):
         self.attempt = set_running(self.handle, t)
         self.function = function_of(t)
         result = run(t, self.function.call, &failed)
+        if C.forked:
+            leave_fork(None)
         if failed:
             store_error(t, load_raw(failed, None))
             self.done()
@@ -403,7 +426,11 @@ cdef class Call(TaskContext):
 
     def finish(self, result):
         """Seal its returns."""
+        if C.forked:
+            leave_fork(None)
         store_result(self.handle, self.function, self.attempt, result)
+        if C.forked:
+            leave_fork(None)
         self.done()
 
     def fail(self, error):
@@ -412,6 +439,8 @@ cdef class Call(TaskContext):
         cdef pr_task *t = task_at(C, self.handle)
         cdef int code = ends_with(error)
         cdef uint64_t s
+        if C.forked:
+            leave_fork(error)
         if (code < 0 and isinstance(error, Exception)
                 and to_retry(t, self.function, self.attempt, error)):
             s = at_load64(&t.state)
@@ -524,7 +553,8 @@ cdef int do_chores(Py_ssize_t n) except -1:
 
 
 def work(double seconds):
-    """Run tasks until there was none for `seconds`, or the session ends.
+    """Run tasks until there was none for `seconds`, or the session ends; after a task, not longer
+    than SOON_NS.
 
     Returns the number of tasks run.
 
@@ -551,6 +581,7 @@ def work(double seconds):
                 PyErr_CheckSignals()
                 return n
             n += 1
+            timeout = min(timeout, SOON_NS)     # what the task left is to be let go of soon
             do_chores(n)
     finally:
         set_task_thread(False)

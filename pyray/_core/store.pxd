@@ -38,6 +38,7 @@ cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object roo
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()
 cdef void store_reset()
+cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1
 cdef int take_over_nested(uint64_t handle) except -1
 cdef void set_sweep(object sweep)
 cdef void say_unseen(object error)

@@ -551,6 +551,33 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     return 0
 
 
+cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
+    """Write another object's value into a record and seal it, without looking into the value."""
+    cdef pr_object *o = object_at(C, to)
+    cdef pr_object *old = object_at(C, source.handle)
+    cdef uint64_t s = at_load64(&old.state)
+    cdef uint64_t off, size = old.size
+    flags |= s & (OBJ_INLINE | OBJ_COMPACT | OBJ_NESTED)
+    if s & OBJ_INLINE:
+        memcpy(o.data, old.data, PR_INLINE_OBJECT)
+        o.size = size
+        seal(C, to, flags)
+        return 0
+    nested = nested_ids(old) if s & OBJ_NESTED else None
+    off = alloc(size)
+    memcpy(C.payload + off, C.readonly + old.off, size)
+    o.off = off
+    o.size = size
+    if nested is not None:
+        o.liable = <unsigned short>C.self
+        _contained[to] = nested
+    if not seal(C, to, flags):
+        heap_free(C, off, size)
+    if nested is not None:
+        drop_contained(to)
+    return 0
+
+
 cdef list nested_ids(pr_object *o):
     cdef uint64_t count
     cdef const char *end

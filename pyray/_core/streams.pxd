@@ -28,7 +28,8 @@ cdef class Writer:
     cdef int write(self, object value) except -1
     cdef int release(self) except -1
     cdef int wait(self) except -1
-    cdef bint over(self)
+    cdef bint is_open(self)
+    cdef bint unwanted(self)
     cdef int end(self) except -1
 
 cdef Writer new_writer(uint64_t task)

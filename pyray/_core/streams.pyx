@@ -26,8 +26,8 @@ from pyray._core.objects cimport alive, returns_of, seal, sealed, try_free
 from pyray._core.records cimport gen_in, gen_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, ObjectID, adopt, check_id, escape, new_id, new_object, new_record, store_value,
-    sweep_now,
+    RESULT, ObjectID, adopt, check_id, check_session, escape, new_id, new_object, new_record,
+    store_value, sweep_now,
 )
 from pyray._core.waiting cimport Waitable, deadline, wait_for
 
@@ -60,6 +60,7 @@ cdef class Writer:
         cdef pr_object *o
         cdef pr_cell *cell
         cdef uint64_t handle
+        check_session()     # not in a child that the generator has forked
         if self.skip:
             self.skip -= 1
             return 0
@@ -67,7 +68,7 @@ cdef class Writer:
             self.sweeps = at_load32(&C.dispatch.sweep)
             sweep_now()
         self.release()
-        if self.over():
+        if self.unwanted():
             return 0
         if self.index == <uint32_t>-2:
             raise OverflowError("a stream has at most 4,294,967,294 values")
@@ -171,11 +172,15 @@ cdef class Writer:
             return None
         return (<Item>self.items[self.first]).credit
 
-    cdef bint over(self):
-        """Whether nobody wants more: the reader is gone, or an attempt has ended the stream."""
+    cdef bint is_open(self):
+        """Whether the stream goes on: not if an earlier attempt, or somebody else, has ended it."""
         cdef uint64_t s = at_load64(&object_at(C, self.returns[0]).state)
-        return (gen_of(s) != gen_in(self.returns[0]) or (s & 0xFF) != OBJ_CREATED
-                or s & OBJ_DROPPED != 0)
+        return gen_of(s) == gen_in(self.returns[0]) and (s & 0xFF) == OBJ_CREATED
+
+    cdef bint unwanted(self):
+        """Whether its reader is gone.  A task whose reader never looked still begins, like any
+        other, and gets as far as its first value."""
+        return at_load64(&object_at(C, self.returns[0]).state) & OBJ_DROPPED != 0
 
     cdef int end(self) except -1:
         """Say that there is nothing more."""
@@ -194,21 +199,25 @@ cdef class Writer:
 
     # ---- for coroutines
 
+    def going(self):
+        """Whether the stream goes on."""
+        return self.is_open()
+
     def put(self, value):
-        """Pass a value on.  Whether more are wanted."""
+        """Pass a value on."""
         self.write(value)
-        return not self.over()
 
     def ahead(self):
         """What has to be awaited before the next value is asked for, or None."""
         return self.must_wait()
 
-    def wanted(self):
-        """Whether somebody wants more."""
-        return not self.over()
+    def dropped(self):
+        """Whether nobody wants more."""
+        return self.unwanted()
 
     def finish(self):
         """Nothing more is to come."""
+        check_session()
         self.end()
 
 
@@ -243,7 +252,7 @@ cdef int write_all(uint64_t task, str name, object values) except -1:
             f"returned a value of type {type(values).__name__}")
     w = new_writer(task)
     try:
-        while not w.over():
+        while w.is_open():
             try:
                 value = next(values)
             except StopIteration:
@@ -252,11 +261,14 @@ cdef int write_all(uint64_t task, str name, object values) except -1:
             value = None        # it may be large, and need not outlive the next one's making
             if w.window:
                 w.wait()
+            if w.unwanted():
+                break
     finally:
         close = getattr(values, "close", None)
         if close is not None:
             close()
-    w.end()
+    if not C.forked:
+        w.end()
     return 0
 
 

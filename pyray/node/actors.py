@@ -19,6 +19,7 @@ from pyray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorUnavailableError,
+    ProcessLimitError,
     describe_exit,
 )
 
@@ -57,7 +58,8 @@ class Actor:
         self.ref = store.pack(ref)
         self.id = ref.hex()[:32]
         self.task = 0
-        self.kept: list[ObjectID] = [ref] if self.options["lifetime"] == "detached" else []
+        self.detached = self.options["lifetime"] == "detached"
+        self.kept: list[ObjectID] = [ref] if self.detached else []
         self.slot = 0
         self.pid = 0
         self.restarts = 0
@@ -66,6 +68,7 @@ class Actor:
         self.restart_anyway = False
         self.dead = False
         self.cause = ""
+        self.unmade: ObjectID | None = None  # the error of its constructor
 
     @property
     def name(self) -> str:
@@ -200,7 +203,22 @@ class Actors:
     def spec(self, handle: int) -> dict[str, Any]:
         """What an actor's process needs to know of itself."""
         actor = self.all[handle]
-        return {**actor.spec, "id": actor.id, "restarts": actor.restarts}
+        drops = not actor.options["max_restarts"] and len(actor.kept) > actor.detached
+        return {
+            **actor.spec,
+            "id": actor.id,
+            "restarts": actor.restarts,
+            "drops_arguments": drops,
+        }
+
+    def made(self, handle: int) -> None:
+        """An actor that is never made again is there: its constructor's arguments may go."""
+        actor = self.all[handle]
+        del actor.kept[actor.detached :]
+
+    def unmade(self, handle: int, error: ObjectID) -> None:
+        """An actor's constructor has failed, and its process is about to end."""
+        self.all[handle].unmade = error
 
     def kill(self, handle: int, no_restart: bool) -> None:
         """End an actor at once."""
@@ -240,12 +258,18 @@ class Actors:
         if actor is not None:
             self._end(actor, core.node_cause(actor.handle) or self._died(actor, "was not made"))
 
-    def not_taken_up(self, slot: int) -> None:
-        """A process died before it took up the creation task, which is placed again."""
-        actor = self.by_slot.pop(slot, None)
-        if actor is not None:
-            actor.slot = actor.pid = 0
-            core.node_placed(actor.handle, 0)
+    def not_taken_up(self, slot: int) -> bool:
+        """A process died before it took up the creation task; whether that is to be placed again,
+        and not because the process was killed to end the actor."""
+        actor = self.by_slot.get(slot)
+        if actor is None:
+            return True
+        if actor.ending:
+            return False  # `process_ended` does the rest
+        del self.by_slot[slot]
+        actor.slot = actor.pid = 0
+        core.node_placed(actor.handle, 0)
+        return True
 
     def process_ended(self, slot: int, code: int | None) -> tuple[str, str] | None:
         """An actor's process is gone: make it again, or settle what it leaves.
@@ -264,7 +288,7 @@ class Actors:
         killed, actor.cause = actor.cause, ""
         name = str(actor.spec["class_name"])
         if leaving == LEAVE_UNMADE or control.task_view(actor.task) is None:
-            error = core.node_cause(actor.handle)
+            error = actor.unmade or core.node_cause(actor.handle)
             self._end(actor, error or self._died(actor, "could not be made", pid), slot)
             return None
         if leaving == LEAVE_INTENDED and not actor.ending:
@@ -273,7 +297,9 @@ class Actors:
             return None
         said = None if killed or actor.released else (name, f"this worker {what}")
         text = f"{killed or what} (pid={pid})"
-        if actor.ending or actor.released or not actor.left():
+        # One that nobody holds is made again for the calls that it was sent, and for no other use.
+        idle = actor.released and actor.left() and not core.node_left(actor.handle, slot)
+        if actor.ending or idle or not actor.left():
             again = f", after {actor.restarts} restart(s)" if actor.restarts else ""
             text = text + again if killed else f"died: its process {text}{again}"
             self._end(actor, self._died(actor, text, pid, signal_name, exit_code), slot)
@@ -342,17 +368,21 @@ class Actors:
             exit_code,
         )
 
-    def _end(self, actor: Actor, error: BaseException, slot: int = 0) -> None:
+    def _end(self, actor: Actor, error: BaseException | ObjectID, slot: int = 0) -> None:
         """It is dead for good: its calls, present and future, fail with this error."""
         actor.dead = True
         actor.cause = "is dead"
         self._forget_name(actor)
         del self.by_task[actor.task]
-        try:
-            # Kept for calls to come, as long as the actor is remembered.
-            self.causes[actor.handle] = cause = tasks.put(error)
-        except Exception:
-            cause = None  # the store is full: they get a plainer one
+        # Kept for calls to come, as long as the actor is remembered.
+        cause = error if isinstance(error, ObjectID) else None
+        if cause is None:
+            try:
+                cause = tasks.put(error)
+            except Exception:
+                pass  # the store is full: they get a plainer one
+        if cause is not None:
+            self.causes[actor.handle] = cause
         core.node_dead(actor.handle, cause)
         core.node_lost(actor.handle, slot, error, True)
         core.node_settled(actor.handle, error)
@@ -373,6 +403,11 @@ class Actors:
             del self.all[old.handle]
             self.causes.pop(old.handle, None)
             return old.handle & 0xFFFFFFFF
+        if self._indices == MOST:
+            raise ProcessLimitError(
+                f"the session has its limit of {MOST} actors that are alive or to be made; end "
+                "some, or let go of their handles, before making more"
+            )
         self._indices += 1
         return self._indices
 

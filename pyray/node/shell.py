@@ -355,6 +355,14 @@ class Shell:
         """What an actor's process needs to know."""
         return self.actors.spec(handle)
 
+    def call_actor_made(self, handle: int) -> None:
+        """An actor is there that is never made again."""
+        self.actors.made(handle)
+
+    def call_actor_unmade(self, handle: int, error: store.ObjectID) -> None:
+        """An actor's constructor has failed."""
+        self.actors.unmade(handle, error)
+
     def call_kill_actor(self, handle: int, no_restart: bool) -> None:
         """End an actor."""
         self.actors.kill(handle, no_restart)
@@ -754,9 +762,8 @@ class Shell:
             again = view is not None and view[0] == TASK_NODE
             if again and worker.dedicated:
                 again = self.dedicated.died_before(worker, worker.task, what)
-            if view is not None and again:
+            if view is not None and again and self.actors.not_taken_up(slot):
                 # It died before it took up what it was given.
-                self.actors.not_taken_up(slot)
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
         said = self.actors.process_ended(slot, code)

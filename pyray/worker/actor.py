@@ -11,7 +11,7 @@ from pyray import definitions, session
 from pyray._core import actors, control, running, tasks
 from pyray._core.errors import ActorExit
 from pyray.actor_interface import EVERY_ACTORS, options_of
-from pyray.exceptions import ActorDiedError
+from pyray.exceptions import ActorDiedError, TaskError
 from pyray.worker import environment
 from pyray.worker.errors import make_error
 
@@ -46,7 +46,14 @@ class Actor:
         """Run the constructor; whether there is an actor now."""
         running.set_worker_callbacks(self.load_method, self.make_error, lambda lease: None)
         constructor = running.Function(self._construct, f"{self.name}.__init__", None, 0)
-        self.made = actors.construct(self.task, constructor)
+        error = actors.construct(self.task, constructor)
+        self.made = error is None
+        if not self.made:
+            # Passed on as an object: the node does not unpickle what users' classes are in.
+            session.require().call("actor_unmade", self.number, error)
+            actors.leave_unmade(self.number)
+        elif self.spec["drops_arguments"]:
+            session.require().call("actor_made", self.number)
         if self.made and not self.spec["keeps_cpus"]:
             actors.release_cpus()
         return self.made
@@ -84,10 +91,14 @@ class Actor:
             return make_error(error, detail, unstorable)
         pid = os.getpid()
         if not self.made:
-            cause = make_error(error, detail, False)
+            cause: BaseException
+            if isinstance(error, TaskError):
+                cause, what = error, "an argument of its constructor is an error"
+            else:
+                cause = make_error(error, detail, False)
+                what = f"its constructor, in worker pid={pid}, raised"
             return ActorDiedError(
-                f"the actor {self.name} ({self.id}) could not be made: its constructor, in worker "
-                f"pid={pid}, raised\n{cause}",
+                f"the actor {self.name} ({self.id}) could not be made: {what}\n{cause}",
                 self.id,
                 self.name,
                 pid,

@@ -136,7 +136,7 @@ async def stream(call: running.Call, values: Any) -> None:
         call.finish(values)  # which says what is wrong
     paused = time.monotonic()
     try:
-        while writer.wanted():
+        while writer.going():
             try:
                 value = await anext(values) if asynchronous else next(values)
             except (StopIteration, StopAsyncIteration):
@@ -149,6 +149,8 @@ async def stream(call: running.Call, values: Any) -> None:
             if not asynchronous and time.monotonic() - paused > PAUSE_SECONDS:
                 await asyncio.sleep(0)
                 paused = time.monotonic()
+            if writer.dropped():
+                break
     finally:
         if asynchronous:
             await values.aclose()
