@@ -15,8 +15,8 @@ from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, Sel
 
 from typing_extensions import TypeVar
 
+from pyray._core.generators import ObjectRefGenerator
 from pyray._core.store import ObjectID
-from pyray._core.streams import ObjectRefGenerator
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -1,6 +1,6 @@
-"""What calls of remote generators return; the core implements it (``_core/streams.pyx``)."""
+"""What calls of remote generators return; the core implements it (``_core/generators.pyx``)."""
 
-from pyray._core.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+from pyray._core.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 
 # Users meet them here, and tracebacks and pickles are to name that.
 DynamicObjectRefGenerator.__module__ = "pyray.generators"

@@ -10,8 +10,8 @@ from typing import Any
 
 from pyray import runtime_env, session
 from pyray._core import tasks
+from pyray._core.generators import DynamicObjectRefGenerator, local_generator
 from pyray._core.store import ObjectID
-from pyray._core.streams import DynamicObjectRefGenerator, local_generator
 from pyray._core.waiting import get
 from pyray.exceptions import PyrayError
 from pyray.worker import environment

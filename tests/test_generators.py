@@ -20,14 +20,13 @@ from pyray import exceptions
 
 @pyray.remote
 def count(n, start=0):
-    for i in range(start, start + n):
-        yield i
+    yield from range(start, start + n)
 
 
 @pyray.remote
-def fails_after(n, error=LookupError("on purpose")):
+def fails_after(n):
     yield from range(n)
-    raise error
+    raise LookupError("on purpose")
 
 
 @pyray.remote
@@ -235,10 +234,10 @@ def test_what_does_not_yield_says_so(ray):
 
 def test_an_iterator_is_as_good_as_a_generator(ray):
     @ray.remote(num_returns="streaming")
-    def squares(n):
-        return map(lambda x: x * x, range(n))
+    def backwards(n):
+        return map(abs, range(-n, 0))
 
-    assert values_of(squares.remote(4)) == [0, 1, 4, 9]
+    assert values_of(backwards.remote(4)) == [4, 3, 2, 1]
 
 
 def test_sys_exit_in_the_middle(ray):
@@ -380,7 +379,7 @@ def test_threads_share_one(ray):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(sum(found, [])) == list(range(2000))
+    assert sorted(x for mine in found for x in mine) == list(range(2000))
     assert all(mine == sorted(mine) for mine in found)
 
 

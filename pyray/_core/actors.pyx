@@ -118,7 +118,7 @@ cdef class MethodCaller(Target):
         self.actor = actor
         self._name = name
         self.func = number
-        self.path = ArgumentPath(self)
+        self.path = ArgumentPath(name)
         self.nreturns = 1
         self.max_args = -1
         self.epoch = self.ref.epoch

@@ -20,7 +20,9 @@ from pyray._core.store cimport (
     RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, load_raw, put_value, say_unseen,
     store_value,
 )
-from pyray._core.streams cimport new_item, new_writer, write_all
+from pyray._core.streams cimport (
+    new_item, new_writer, store_each, store_items, store_return, write_all,
+)
 from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
@@ -28,7 +30,7 @@ import os
 import sys
 
 from pyray._core.errors import ActorExit, ObjectLostError
-from pyray._core.streams import DynamicObjectRefGenerator
+from pyray._core.generators import DynamicObjectRefGenerator
 from pyray._core.tasks import sweep
 
 cdef Ctx *C = get_ctx()
@@ -89,8 +91,15 @@ def current_name():
 
 
 def several_at_once(variable):
-    """From now on calls run side by side here; the context variable tells which one asks."""
+    """From now on calls run side by side here; the context variable tells which one asks.
+
+    An actor that holds CPUs counts as waiting while any of them waits; it takes its CPUs again in
+    the calling thread.
+    """
     set_variable(variable)
+    if C.me.shaped == SHAPED_RUNS:
+        set_task_thread(True)
+        begin_task()
 
 
 # ---- how a task ends -----------------------------------------------------------------------
@@ -185,45 +194,12 @@ cdef int store_result(uint64_t handle, Function f, int attempt, object result) e
     return 0
 
 
-cdef int store_each(pr_task *t, uint64_t *rets, str name, object values) except -1:
-    """Seal the returns with what a generator yields, each as it comes: so it need not have all in
-    memory, and those before an exception stand.  The last one only when it has ended."""
-    cdef int n = 0, last = t.nreturns - 1
-    kept = None
-    for value in values:
-        if n > last:
-            raise ValueError(f"{name} was to yield {n} values (num_returns), but went on after "
-                             "that")
-        if n < last:
-            store_return(rets[n], value, RESULT_MORE)
-            value = None
-        else:
-            kept = value
-        n += 1
-    if n <= last:
-        raise ValueError(f"{name} was to yield {t.nreturns} values (num_returns), but yielded {n}")
-    return store_return(rets[last], kept, RESULT)
-
-
-cdef int store_return(uint64_t handle, object value, int whose) except -1:
-    # An earlier attempt may have sealed it, and its id been dropped since.
-    if alive(C, handle) and not sealed(C, handle):
-        store_value(handle, value, 0, whose, "result")
-    return 0
-
-
 cdef object collect(pr_task *t, Function f, int attempt, object values):
     """num_returns="dynamic": the ids of all that is yielded; an exception is the last one's value,
     unless it has the task run again."""
     cdef list refs = []
-    if not hasattr(values, "__next__"):
-        raise ValueError(
-            f"{f.name} was called with num_returns='dynamic', so it has to return a generator; it "
-            f"returned a value of type {type(values).__name__}")
     try:
-        for value in values:
-            refs.append(new_item(t, <uint32_t>len(refs) + 1, value, 0))
-            value = None
+        store_items(t, f.name, values, refs)
     except Exception as e:
         refs.append(error_item(t, f, attempt, <uint32_t>len(refs) + 1, e))
     return DynamicObjectRefGenerator(refs)

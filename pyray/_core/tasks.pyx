@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport announce
+from pyray._core.generators cimport new_generator
 from pyray._core.heap cimport heap_free, heap_reset, heap_trim
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
@@ -27,9 +28,7 @@ from pyray._core.store cimport (
     OWN, ObjectID, alloc, check_session, escape, has_duties, load_raw, new_id, new_object,
     new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
-from pyray._core.streams cimport (
-    holds_for_readers, new_generator, streams_reset, sweep_streams,
-)
+from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
 
 from pyray._core.errors import OutOfRecordsError
 
@@ -47,6 +46,7 @@ cdef TaskContext _only = TaskContext()
 # In a process where several calls run at once: a context variable with the one that asks.
 cdef object _variable = None
 cdef object _sweep_more = None      # what else is to be swept
+cdef object _on_hold = None         # called when a task comes to hold ids and none did before
 
 
 # ---- who submits ---------------------------------------------------------------------------
@@ -163,6 +163,13 @@ def sweep():
 set_sweep(sweep)
 
 
+def set_on_hold(on_hold):
+    """Have `on_hold()` called when this process begins to hold ids for a task: somebody is to sweep
+    from time to time until it holds none any more."""
+    global _on_hold
+    _on_hold = on_hold
+
+
 cdef bint holds_for_others():
     """Whether there is anything that `sweep` may let go of now or later."""
     return len(_held) != 0 or has_duties() or holds_for_readers()
@@ -217,7 +224,7 @@ cdef class Caller(Target):
 
     def __init__(self, function, bind, check):
         self.function = function
-        self.path = ArgumentPath(function)
+        self.path = ArgumentPath(getattr(function, "_name", "the task"))
         self.bind = bind
         self.check = check
         self.min_args = 0
@@ -368,6 +375,8 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         rets[i] = ret
         object_at(C, ret).task = handle
     if refs is not None:
+        if not _held and _on_hold is not None:
+            _on_hold()
         _held.append((handle, refs))
         for oid in refs:
             _held_bytes += object_at(C, oid.handle).size
@@ -440,20 +449,30 @@ cdef object mailbox_full():
 
 class ArgumentPath:
     """Names the root of a call's arguments in a serialization error; made before it is needed, so
-    it says it only when asked."""
+    it says it only when asked.
 
-    def __init__(self, function):
-        self.function = function
+    Parameters
+    ----------
+    name : str
+        Of what is called. Not the function or method itself: that one keeps this, and a cycle would
+        keep an actor alive after its last handle.
+    """
+
+    def __init__(self, name):
+        self.name = name
 
     def __str__(self):
-        return f"arguments of {getattr(self.function, '_name', 'the task')}: args"
+        return f"arguments of {self.name}: args"
 
 
 # ---- the rest ---------------------------------------------------------------------------------
 
 def held_tasks():
-    """Number of unfinished tasks that this process holds ids for."""
+    """Number of unfinished tasks that this process holds ids for; lets go of what others needed."""
+    if not C.attached or C.forked:
+        return 0
     sweep_held()
+    sweep_store()
     return len(_held)
 
 

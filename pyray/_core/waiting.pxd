@@ -7,7 +7,7 @@ cdef class Waitable:
 
 cdef void set_task_thread(bint on)
 cdef void begin_task()
-cdef void end_task()
+cdef int end_task() except -1
 cdef uint32_t count_in(uint64_t *handles, Py_ssize_t n)
 cdef void count_out(uint32_t number)
 cdef int settle() except -1

@@ -102,15 +102,18 @@ cdef void begin_task():
     _given_up = False
 
 
-cdef void end_task():
+cdef int end_task() except -1:
     """It is over.  What it left pending counts no more; without its CPU, the worker looks for one
-    together with its next task."""
+    together with its next task, but CPUs that the node lends an actor are to be had back."""
     global _task_on, _pending, _given_up
     _task_on = False
     _pending = 0
     if _given_up:
         _given_up = False
+        if C.me.shaped == SHAPED_BLOCKED:
+            unblock()
         at_store32(&C.me.blocked, 0)
+    return 0
 
 
 cdef uint32_t count_in(uint64_t *handles, Py_ssize_t n):

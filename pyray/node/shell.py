@@ -23,7 +23,7 @@ from typing import Any
 
 from pyray import definitions, protocol
 from pyray._core import control, recovery, serializer, shm, store, tasks
-from pyray.exceptions import OwnerDiedError, WorkerCrashedError, describe_exit
+from pyray.exceptions import OwnerDiedError, SessionError, WorkerCrashedError, describe_exit
 from pyray.node import messages as m
 from pyray.node.actors import Actors
 from pyray.node.dedicated import Dedicated
@@ -306,12 +306,15 @@ class Shell:
                 worker.link.setblocking(False)
 
     def _answer(self, payload: bytes) -> bytes:
-        number, operation, args = pickle.loads(payload)
+        number, body = protocol.split(payload)
         try:
-            value = getattr(self, "call_" + operation)(*args)
-            return protocol.pickled(protocol.REPLY, (number, True, value))
+            operation, args = pickle.loads(body)
+            return protocol.reply(number, True, getattr(self, "call_" + operation)(*args))
         except Exception as error:
-            return protocol.pickled(protocol.REPLY, (number, False, error))
+            try:
+                return protocol.reply(number, False, error)
+            except Exception:
+                return protocol.reply(number, False, SessionError(f"{type(error)}: {error}"))
 
     def call_shape(
         self, request: dict[str, float], exclusive: bool = False, env: str | None = None
@@ -744,7 +747,9 @@ class Shell:
             self.ended = True  # workers go by themselves; nothing is to be replaced or retried
         slot = worker.slot
         # What an actor had taken is settled with the actor.
-        lost = None if slot in self.actors.by_slot else control.lost_task(slot)
+        # Now: what follows may fork another actor into this slot.
+        actor = self.actors.leave(slot)
+        lost = None if actor is not None else control.lost_task(slot)
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
@@ -762,11 +767,12 @@ class Shell:
             again = view is not None and view[0] == TASK_NODE
             if again and worker.dedicated:
                 again = self.dedicated.died_before(worker, worker.task, what)
-            if view is not None and again and self.actors.not_taken_up(slot):
+            if view is not None and again and self.actors.not_taken_up(actor):
                 # It died before it took up what it was given.
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
-        said = self.actors.process_ended(slot, code)
+                actor = None
+        said = actor and self.actors.process_ended(actor, slot, code)
         if said is not None:
             name, line = said
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))

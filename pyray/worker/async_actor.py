@@ -13,7 +13,7 @@ from collections import deque
 from types import CoroutineType
 from typing import Any
 
-from pyray._core import actors, control, running
+from pyray._core import actors, control, futures, running
 from pyray.worker.actor import BUSY_SECONDS, IDLE_SECONDS, chores
 from pyray.worker.threaded_actor import AHEAD, this_call
 
@@ -120,6 +120,7 @@ class Loop:
             self.exit_code = int(e.code)
             self.loop.stop()
         finally:
+            futures.settle()  # a wait of its in another thread may have given up the actor's CPUs
             group.running -= 1
             self.ended += 1
             if not self.room.is_set():

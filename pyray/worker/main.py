@@ -36,6 +36,9 @@ class NodeLink:
         self._sock = sock
         self._lock = threading.Lock()
         self._number = 0
+        # What has come of a reply stays here should an interrupt end the wait for the rest.
+        self._frames = protocol.Frames()
+        self._replies: list[tuple[int, bytes]] = []
 
     def call(self, operation: str, *args: Any) -> Any:
         """What the node answers; raises what it raises."""
@@ -43,14 +46,23 @@ class NodeLink:
 
         with self._lock:
             self._number += 1
-            self._sock.sendall(protocol.pickled(protocol.CALL, (self._number, operation, args)))
-            answer = protocol.read_frame(self._sock)
-        if answer is None:
-            raise NodeDiedError("the node process ended during this call")
-        _, ok, value = pickle.loads(answer[1])
+            self._sock.sendall(protocol.call(self._number, operation, args))
+            number, body = self._next_reply()
+            while number != self._number:
+                protocol.discard(body)  # of a call that was interrupted
+                number, body = self._next_reply()
+        ok, value = pickle.loads(body)
         if not ok:
             raise value
         return value
+
+    def _next_reply(self) -> tuple[int, bytes]:
+        while not self._replies:
+            data = self._sock.recv(1 << 20)
+            if not data:
+                raise NodeDiedError("the node process ended during this call")
+            self._replies += self._frames.feed(data)
+        return protocol.split(self._replies.pop(0)[1])
 
 
 def main(slot: int, out: int, err: int, link: int, config: dict[str, Any], ready: int) -> None:
