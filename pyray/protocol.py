@@ -26,6 +26,7 @@ OUTPUT = 5  # node -> driver: stream, pid, name and a line of a worker's
 SWEEP = 6  # node -> driver: let go of what is held for nothing
 STOP = 7  # driver -> node: the session ends
 FATAL = 8  # node -> driver: why it cannot go on
+INTERRUPT = 9  # driver -> node: pickled list of tasks that Ctrl-C has ended a wait for
 OUTPUT_HEAD = struct.Struct("<BxxxIH")
 NUMBER = struct.Struct("<Q")
 

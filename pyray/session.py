@@ -152,6 +152,7 @@ class Session(Resources):
         self._failure: str | None = None
         self._stopping = False
         self._long_waits: dict[int, float] = {}
+        self._telling: threading.Thread | None = None
         self.node: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._reader: threading.Thread | None = None
@@ -260,7 +261,6 @@ class Session(Resources):
                         continue
                     self._replies[number] = body
                     self._reply_arrived.notify_all()
-                del value  # or this thread would hold it until the next frame
             elif kind == protocol.HELLO:
                 self._hello.set()
             elif kind == protocol.SWEEP:
@@ -346,9 +346,14 @@ class Session(Resources):
                     self._interrupted.add(number)
                 raise
         ok, value = pickle.loads(body)
-        if not ok:
+        if ok:
+            return value
+        try:
             raise value
-        return value
+        finally:
+            # Or this frame and the error would keep each other, and the caller's ids, until the
+            # garbage collector comes.
+            del value
 
     def _reply_arrived_or_gone(self) -> None:
         """Its socket is closed: give the reader a moment to find out why, and raise that."""
@@ -406,6 +411,30 @@ class Session(Resources):
             where,
         )
 
+    def on_interrupt(self, ids: list[Any]) -> None:
+        """Called when Ctrl-C has ended a wait: what it waited for is not wanted any more.
+
+        In a thread of its own: another Ctrl-C must not cut the message in two, and nothing is to
+        keep the user from the prompt.
+        """
+        behind = {store.task_of(i) for i in ids if not store.is_ready(i)} - {0}
+        if not behind or self.local_mode:
+            return
+        frame = protocol.pickled(protocol.INTERRUPT, list(behind))
+        self._telling = threading.Thread(target=self._tell, args=(frame,), daemon=True)
+        try:
+            self._telling.start()
+        except RuntimeError:
+            return  # the interpreter ends, and the session with it
+
+    def _tell(self, frame: bytes) -> None:
+        assert self._sock is not None
+        with self._send_lock:
+            try:
+                self._sock.sendall(frame)
+            except OSError:
+                return  # the node is gone
+
     # ---- the end ---------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -413,6 +442,8 @@ class Session(Resources):
         self._stopping = True
         if shm.attached():
             control.stop_all()  # threads of ours that wait are to raise
+        if self._telling is not None and self._telling.ident is not None:
+            self._telling.join(STOP_SECONDS)
         futures.stop(STOP_SECONDS)
         if self._sock is not None:
             try:
@@ -553,6 +584,7 @@ def start(
         _current = session
         store.set_guard(machine.why_not_grow)
         waiting.set_tick(session.on_tick)
+        waiting.set_interrupted(session.on_interrupt)
         _set_hooks()
         atexit.unregister(shutdown)
         atexit.register(shutdown)

@@ -8,13 +8,15 @@ import os
 import sys
 import threading
 import time
-import warnings
 
 import helpers
 import pytest
 
 import pyray
 from pyray.util.multiprocessing import Pool, TimeoutError
+
+# The standard pool forks, beside the watchdog; again and again with maxtasksperchild.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 # ---- what the calls call: the standard pool wants functions that can be imported
 
@@ -90,9 +92,7 @@ class Adder:
 
 
 def standard_pool(*args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it forks, beside the watchdog
-        return multiprocessing.get_context("fork").Pool(*args, **kwargs)
+    return multiprocessing.get_context("fork").Pool(*args, **kwargs)
 
 
 def outcome(call, pool):

@@ -12,19 +12,24 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
 from pyray._core.heap cimport heap_free
+from pyray._core.interrupts cimport (
+    begin_users_code, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
+    users_code,
+)
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, task_recycle
+from pyray._core.records cimport (
+    attempt_bits, attempt_of, gen_in, gen_of, stop_of, task_recycle,
+)
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
     RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, load_raw, put_value, say_unseen,
     store_value,
 )
-from pyray._core.streams cimport (
-    new_item, new_writer, store_each, store_items, store_return, write_all,
-)
+from pyray._core.streams cimport new_item, new_writer
 from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
+from pyray._core.yielding cimport store_each, store_items, store_return, write_all
 
 import os
 import sys
@@ -130,7 +135,8 @@ cdef void finish(uint64_t handle) noexcept nogil:
 cdef int store_error(pr_task *t, object error) except -1:
     """Seal all returns with an exception; one that cannot be stored is replaced by its text.
 
-    It may be the id of one: the node passes a user's exception on without unpickling it.
+    A tuple stands for TaskCancelledError (interrupts.cancelled_value); an id for the error that is
+    there: the node passes a user's exception on without unpickling it.
     """
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
@@ -147,6 +153,10 @@ cdef int store_error(pr_task *t, object error) except -1:
             else:
                 store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
+            if type(error) is tuple:
+                # Without its text it always fits.
+                store_value(rets[i], error[:1], OBJ_ERROR, RESULT, "exception")
+                continue
             try:
                 store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, RESULT,
                             "exception")
@@ -162,23 +172,26 @@ cdef int store_error_at(uint64_t task, object error) except -1:
     return store_error(task_at(C, task), error)
 
 
-cdef int store_result(uint64_t handle, Function f, int attempt, object result) except -1:
-    """Seal the returns with what the function returned, or yields."""
+cdef int store_result(uint64_t handle, Function f, int attempt, object result,
+                      bint alone) except -1:
+    """Seal the returns with what the function returned, or yields; `alone`, see yielding.pyx."""
     cdef pr_task *t = task_at(C, handle)
     cdef uint64_t *rets
     cdef int i
     cdef str name = f.name
     if t.flags & TASK_F_STREAM:
-        return write_all(handle, name, result)
+        return write_all(handle, name, result, alone)
     if t.flags & TASK_F_DYNAMIC:
-        result = collect(t, f, attempt, result)
+        result = collect(handle, f, attempt, result, alone)
+        if C.forked:
+            return 0
     if t.nreturns == 1:
         return store_value(t.ret0, result, 0, RESULT, "result")
     if t.nreturns == 0:
         return 0
     rets = returns_of(C, t)
     if hasattr(result, "__next__"):
-        return store_each(t, rets, name, result)
+        return store_each(handle, name, result, alone)
     if not isinstance(result, (tuple, list)):
         try:
             result = tuple(result)
@@ -194,19 +207,22 @@ cdef int store_result(uint64_t handle, Function f, int attempt, object result) e
     return 0
 
 
-cdef object collect(pr_task *t, Function f, int attempt, object values):
+cdef object collect(uint64_t handle, Function f, int attempt, object values, bint alone):
     """num_returns="dynamic": the ids of all that is yielded; an exception is the last one's value,
     unless it has the task run again."""
     cdef list refs = []
     try:
-        store_items(t, f.name, values, refs)
+        store_items(handle, f.name, values, refs, alone)
     except Exception as e:
-        refs.append(error_item(t, f, attempt, <uint32_t>len(refs) + 1, e))
+        if C.forked:
+            raise
+        refs.append(error_item(handle, f, attempt, <uint32_t>len(refs) + 1, e))
     return DynamicObjectRefGenerator(refs)
 
 
-cdef object error_item(pr_task *t, Function f, int attempt, uint32_t index, object error):
-    if to_retry(t, f, attempt, error):
+cdef object error_item(uint64_t handle, Function f, int attempt, uint32_t index, object error):
+    cdef pr_task *t = task_at(C, handle)
+    if to_retry(handle, t, f, attempt, error) or cancelled_by(handle, error):
         raise error
     return new_item(t, index, _make_error(error, f.name, False), OBJ_ERROR)
 
@@ -291,8 +307,8 @@ cdef int ends_with(object error):
     return -1
 
 
-cdef bint to_retry(pr_task *t, Function f, int attempt, object error):
-    return (t.flags & TASK_F_RETRY_EXC and not at_load16(&t.flags) & TASK_F_CANCELLED
+cdef bint to_retry(uint64_t handle, pr_task *t, Function f, int attempt, object error):
+    return (t.flags & TASK_F_RETRY_EXC and not stop_of(t, handle)
             and (t.max_retries < 0 or attempt < t.max_retries)
             and (f is None or f.retry is None or isinstance(error, f.retry)))
 
@@ -306,8 +322,13 @@ cdef object put_error(Function f, object error):
         return put_value(_make_error(value, problem, True), base(the_only()), 0, "exception")
 
 
-cdef int fail(pr_task *t, Function f, object error) except -1:
+cdef int fail(uint64_t handle, TaskContext me, Function f, object error) except -1:
+    """Seal its returns with what it raised."""
+    cdef pr_task *t = task_at(C, handle)
     name = f.name if f is not None else getattr(error, "task_name", None)
+    if cancelled_by(handle, error):
+        children_too(handle, me.counter)
+        return store_error(t, cancelled_while(handle, name, error))
     return store_error(t, _make_error(error, name, False))
 
 
@@ -329,28 +350,32 @@ cdef int execute(uint64_t handle) except -1:
     enter(me, handle, t.depth)
     begin_task()
     try:
+        begin_users_code()
         f = function_of(t)
         _name = f.name
+        stop_if_asked(handle)
         result = run(t, f.call, &failed)
+        users_code(False)
         if C.forked:
             leave_fork(None)
         if failed:
             store_error(t, load_raw(failed, None))
         else:
-            store_result(handle, f, attempt, result)
+            store_result(handle, f, attempt, result, True)
             if C.forked:
                 leave_fork(None)    # a generator's child
         result = None
     except BaseException as e:
+        users_code(False)
         if C.forked:
             leave_fork(e)
         code = ends_with(e)
-        if code < 0 and isinstance(e, Exception) and to_retry(t, f, attempt, e):
+        if code < 0 and isinstance(e, Exception) and to_retry(handle, t, f, attempt, e):
             enter(me, 0, 0)
             end_task()
             retry(handle, t, attempt)
             return 1
-        fail(t, f, e)
+        fail(handle, me, f, e)
     enter(me, 0, 0)
     end_task()
     C.me.depth = 0
@@ -387,11 +412,16 @@ cdef class Call(TaskContext):
 
     def begin(self):
         """Decode the arguments and call the method: returns what it returns, a coroutine if it is
-        an async one.  None, with `over` set, if an argument is an error."""
+        an async one.  None, with `over` set, if an argument is an error, or if it was cancelled
+        while it waited here for its turn."""
         cdef pr_task *t = task_at(C, self.handle)
         cdef uint64_t failed = 0
-        self.attempt = set_running(self.handle, t)
+        self.attempt = take_up(self.handle, t)
+        if self.attempt < 0:
+            self.over = True
+            return None
         self.function = function_of(t)
+        refuse_cancelled(self.handle)
         result = run(t, self.function.call, &failed)
         if C.forked:
             leave_fork(None)
@@ -404,7 +434,7 @@ cdef class Call(TaskContext):
         """Seal its returns."""
         if C.forked:
             leave_fork(None)
-        store_result(self.handle, self.function, self.attempt, result)
+        store_result(self.handle, self.function, self.attempt, result, False)
         if C.forked:
             leave_fork(None)
         self.done()
@@ -418,13 +448,13 @@ cdef class Call(TaskContext):
         if C.forked:
             leave_fork(error)
         if (code < 0 and isinstance(error, Exception)
-                and to_retry(t, self.function, self.attempt, error)):
+                and to_retry(self.handle, t, self.function, self.attempt, error)):
             s = at_load64(&t.state)
             at_store64(&t.state, (s & PR_LESS_ATTEMPT) | attempt_bits(self.attempt + 1))
             self.base = None
             self.counter = 0
             return True
-        fail(t, self.function, error)
+        fail(self.handle, self, self.function, error)
         self.done()
         if code >= 0:
             raise WorkerExit(code)
@@ -436,9 +466,8 @@ cdef class Call(TaskContext):
 
     @property
     def cancelled(self):
-        """Whether somebody has cancelled it."""
-        return not self.over and bool(at_load16(&task_at(C, self.handle).flags)
-                                      & TASK_F_CANCELLED)
+        """Not 0 if somebody has cancelled it: another number each time."""
+        return 0 if self.over else stop_of(task_at(C, self.handle), self.handle)
 
     @property
     def yields(self):
@@ -461,7 +490,7 @@ cdef class Call(TaskContext):
 
     def failed_item(self, index, error):
         """The same of an exception; raises it if the call is to be begun again."""
-        return error_item(task_at(C, self.handle), self.function, self.attempt, index + 1, error)
+        return error_item(self.handle, self.function, self.attempt, index + 1, error)
 
     def finish_items(self, refs):
         """Seal the return with the ids of what it has yielded."""
@@ -470,20 +499,39 @@ cdef class Call(TaskContext):
         self.done()
 
     @property
-    def group(self):
-        """Its concurrency group; 0 is the default one."""
-        return task_at(C, self.handle).group
-
-    @property
     def method(self):
         """Number of its method."""
         return task_at(C, self.handle).func
 
 
 cdef Call new_call(uint64_t handle):
+    """None if it was cancelled since it was claimed."""
     cdef Call c = Call.__new__(Call)
-    enter(c, handle, task_at(C, handle).depth)
-    return c
+    cdef pr_task *t = task_at(C, handle)
+    enter(c, handle, t.depth)
+    c.group = t.group
+    # What was read is the call's if it is still ours: the node may cancel a call that waits here
+    # for its turn, and the record be another's at once.
+    return c if is_ours(handle, at_load64(&t.state)) else None
+
+
+cdef inline bint is_ours(uint64_t handle, uint64_t s) noexcept nogil:
+    return (gen_of(s) == gen_in(handle) and (s >> 48) & 0xFF == C.self
+            and ((s & 0xFF) == TASK_CLAIMED or (s & 0xFF) == TASK_RUNNING))
+
+
+cdef int take_up(uint64_t handle, pr_task *t) noexcept nogil:
+    """Set a claimed call running: its attempt, or -1 if the node has cancelled it before."""
+    cdef uint64_t s
+    while True:
+        s = at_load64(&t.state)
+        if not is_ours(handle, s):
+            return -1
+        if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_RUNNING):
+            break
+    C.me.started_ns = now_ns()
+    C.me.counter += 1
+    return attempt_of(s)
 
 
 # ---- the worker's loop ---------------------------------------------------------------------
@@ -501,11 +549,6 @@ def leave_fork(error):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code & 0xFF)
-
-
-def running():
-    """Whether a task of the user's runs in this process at this moment."""
-    return the_only().handle != 0
 
 
 def running_shaped():

@@ -27,16 +27,11 @@ cdef class Writer:
     cdef ObjectID must_wait(self)
     cdef int write(self, object value) except -1
     cdef int release(self) except -1
-    cdef int wait(self) except -1
     cdef bint is_open(self)
     cdef bint unwanted(self)
     cdef int end(self) except -1
 
 cdef Writer new_writer(uint64_t task)
-cdef int write_all(uint64_t task, str name, object values) except -1
-cdef int store_each(pr_task *t, uint64_t *rets, str name, object values) except -1
-cdef int store_return(uint64_t handle, object value, int whose) except -1
-cdef int store_items(pr_task *t, str name, object values, list refs) except -1
 cdef ObjectID new_item(pr_task *t, uint32_t index, object value, uint64_t flags)
 cdef bint holds_for_readers()
 cdef int sweep_streams() except -1

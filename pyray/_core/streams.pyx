@@ -25,10 +25,9 @@ from pyray._core.objects cimport alive, returns_of, seal, sealed, try_free
 from pyray._core.records cimport gen_in, gen_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, ObjectID, check_session, escape, new_id, new_object, new_record,
+    RESULT, ObjectID, check_session, escape, new_id, new_object, new_record,
     store_value, sweep_now,
 )
-from pyray._core.waiting cimport wait_for
 
 cdef Ctx *C = get_ctx()
 
@@ -150,17 +149,8 @@ cdef class Writer:
             self.first = 0
         return 0
 
-    cdef int wait(self) except -1:
-        """Backpressure: until fewer than `window` values are unread."""
-        cdef ObjectID credit
-        while True:
-            credit = self.must_wait()
-            if credit is None:
-                return 0
-            wait_for(&credit.handle, 1, 1, -1, False, [credit])
-
     cdef ObjectID must_wait(self):
-        """What has to be there before the next value is asked for, or None."""
+        """Backpressure: what has to be there before the next value is asked for, or None."""
         if not self.window:
             return None
         if <Py_ssize_t>len(self.items) - self.first >= self.window:
@@ -238,76 +228,6 @@ cdef ObjectID new_item(pr_task *t, uint32_t index, object value, uint64_t flags)
     """An object with a value that a task has yielded; its id is that of a return."""
     cdef uint64_t handle = new_object(value, flags, "item")
     return new_id(handle, (<const char *>t.parent_id)[:20], t.counter, index)
-
-
-cdef int check_iterator(str name, object values, str how) except -1:
-    if not hasattr(values, "__next__"):
-        raise ValueError(
-            f"{name} was called with num_returns={how!r}, so it has to return a generator; it "
-            f"returned a value of type {type(values).__name__}")
-    return 0
-
-
-cdef int write_all(uint64_t task, str name, object values) except -1:
-    """Run a generator to its end, as a stream; its errors are the caller's to store."""
-    cdef Writer w
-    check_iterator(name, values, "streaming")
-    w = new_writer(task)
-    try:
-        while w.is_open():
-            try:
-                value = next(values)
-            except StopIteration:
-                break
-            w.write(value)
-            value = None        # it may be large, and need not outlive the next one's making
-            if w.window:
-                w.wait()
-            if w.unwanted():
-                break
-    finally:
-        close = getattr(values, "close", None)
-        if close is not None:
-            close()
-    if not C.forked:
-        w.end()
-    return 0
-
-
-cdef int store_each(pr_task *t, uint64_t *rets, str name, object values) except -1:
-    """Seal the returns with what a generator yields, each as it comes: so it need not have all in
-    memory, and those before an exception stand.  The last one only when it has ended."""
-    cdef int n = 0, last = t.nreturns - 1
-    kept = None
-    for value in values:
-        if n > last:
-            raise ValueError(f"{name} was to yield {n} values (num_returns), but went on after "
-                             "that")
-        if n < last:
-            store_return(rets[n], value, RESULT_MORE)
-            value = None
-        else:
-            kept = value
-        n += 1
-    if n <= last:
-        raise ValueError(f"{name} was to yield {t.nreturns} values (num_returns), but yielded {n}")
-    return store_return(rets[last], kept, RESULT)
-
-
-cdef int store_return(uint64_t handle, object value, int whose) except -1:
-    # An earlier attempt may have sealed it, and its id been dropped since.
-    if alive(C, handle) and not sealed(C, handle):
-        store_value(handle, value, 0, whose, "result")
-    return 0
-
-
-cdef int store_items(pr_task *t, str name, object values, list refs) except -1:
-    """num_returns="dynamic": store what a generator yields, and add the ids to `refs`."""
-    check_iterator(name, values, "dynamic")
-    for value in values:
-        refs.append(new_item(t, <uint32_t>len(refs) + 1, value, 0))
-        value = None
-    return 0
 
 
 cdef void abandon(Ctx *c, uint64_t handle) noexcept nogil:

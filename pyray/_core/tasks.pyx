@@ -34,6 +34,9 @@ from pyray._core.errors import OutOfRecordsError
 
 cdef Ctx *C = get_ctx()
 
+cdef enum:
+    NODE = 1                # the node's process slot
+
 # Flag of a Target, for Python.
 RETRY_EXCEPTIONS = TASK_F_RETRY_EXC
 
@@ -76,15 +79,10 @@ cdef bytes base(TaskContext me):
     """The 20 bytes that ids made there hash from: the running task's own id."""
     cdef uint8_t out[20]
     cdef pr_task *t
-    cdef uint64_t attempt
     if me.base is None:
         if me.handle:
             t = task_at(C, me.handle)
-            task_digest(t.parent_id, t.counter, out)
-            attempt = attempt_of(at_load64(&t.state))
-            if attempt:
-                task_digest(out, attempt << 32, out)
-            me.base = (<const char *>out)[:20]
+            me.base = task_id(t, attempt_of(at_load64(&t.state)))
         elif C.me.role >= ROLE_WORKER:
             # A thread that a task left behind in its worker: a root of the process's own.
             task_digest(C.head.root_id, (<uint64_t>C.self << 32) | C.me.pid, out)
@@ -92,6 +90,15 @@ cdef bytes base(TaskContext me):
         else:
             me.base = (<const char *>C.head.root_id)[:20]
     return me.base
+
+
+cdef bytes task_id(pr_task *t, int attempt):
+    """A task's own 20 bytes.  Each attempt but the first has others, for its children's sake."""
+    cdef uint8_t out[20]
+    task_digest(t.parent_id, t.counter, out)
+    if attempt:
+        task_digest(out, <uint64_t>attempt << 32, out)
+    return (<const char *>out)[:20]
 
 
 cdef bytes current_base():
@@ -138,6 +145,10 @@ cdef int sweep_held() except -1:
         if (s & 0xFF) == TASK_DONE:
             if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                 task_recycle(C, handle)
+        elif (s & 0xFF) == TASK_CLAIMED and (s >> 48) & 0xFF == NODE:
+            # It failed while it waited for arguments, and other tasks hang on its links: its record
+            # stays until they are there, but nobody is going to read them.
+            keep.append((handle, None))
         else:
             keep.append(entry)
     _held, keep = keep, _held
@@ -173,6 +184,17 @@ def set_on_hold(on_hold):
 cdef bint holds_for_others():
     """Whether there is anything that `sweep` may let go of now or later."""
     return len(_held) != 0 or has_duties() or holds_for_readers()
+
+
+cdef int hold_for_task(uint64_t handle, list ids) except -1:
+    """Keep what a task needs until it is done, and free its record then."""
+    _held.append((handle, ids))
+    return 0
+
+
+def holding():
+    """Whether this process holds ids on behalf of tasks."""
+    return bool(_held)
 
 
 cdef void sweep_too(object more):

@@ -28,7 +28,7 @@ JOIN_SECONDS = 10.0
 class Chunk:
     """What an actor is given at a time."""
 
-    __slots__ = ("function", "index", "items", "kind", "result")
+    __slots__ = ("ended", "function", "index", "items", "kind", "result")
 
     def __init__(self, result: Result, index: int, function: Any, items: Any, kind: int) -> None:
         self.result = result
@@ -36,6 +36,7 @@ class Chunk:
         self.function = function
         self.items = items
         self.kind = kind
+        self.ended = False
 
 
 class _Member:
@@ -161,9 +162,11 @@ class Engine:
             try:
                 ref = member.handle.run.remote(chunk.function, chunk.items, chunk.kind)
                 self._watch(member, chunk, ref)
-            except Exception as error:
+            except BaseException as error:
                 # In the pool's own thread, where chunks end; the caller sees it in its result.
                 self._events.submit(self._settle, member, chunk, None, error)
+                if not isinstance(error, Exception):
+                    raise  # an interrupt, which is not the chunk's affair
         self._end_if_drained()
 
     def _next_chunk(self) -> Chunk | None:
@@ -196,6 +199,9 @@ class Engine:
         with self._lock:
             member.ref = None
             if chunk is not None:
+                if chunk.ended:
+                    return  # an interrupt came just after it was sent
+                chunk.ended = True
                 self._busy -= 1
             member.used += chunk is not None
             if not self.stopped():

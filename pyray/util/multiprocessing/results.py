@@ -285,12 +285,15 @@ class IMapIterator(Result):
         ...     pool.imap(abs, [-1]).next(timeout=30)
         1
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._items or self._at_end(), timeout):
-                raise TimeoutError
-            if not self._items:
-                raise StopIteration
+        try:
             ok, value = self._items.popleft()
+        except IndexError:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._items or self._at_end(), timeout):
+                    raise TimeoutError from None
+                if not self._items:
+                    raise StopIteration from None
+                ok, value = self._items.popleft()
         if ok:
             return value
         raise value
