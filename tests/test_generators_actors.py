@@ -386,3 +386,30 @@ def test_called_from_many_threads(ray):
     for thread in threads:
         thread.join()
     assert found == [100] * 6
+
+
+# ---- cancelled -----------------------------------------------------------------------------------
+
+
+def test_cancelled_while_it_waits_for_its_reader(actor, tally):
+    method = actor.tallied.options(_generator_backpressure_num_objects=2)
+    generator = method.remote(tally, 1000)
+    helpers.wait_until(lambda: len(tally) == 2)
+    pyray.cancel(generator)
+    *good, last = generator
+    with pytest.raises(exceptions.TaskCancelledError):
+        pyray.get(last)
+    assert pyray.get(good) == [0, 1]
+    assert tally.lines()[-1] == "closed"
+    assert values_of(actor.tallied.remote(tally, 2)) == [0, 1]
+
+
+def test_cancelled_at_a_yield(actor, tally):
+    generator = actor.tallied.remote(tally, 10**9)
+    helpers.wait_until(generator.next_ready)
+    pyray.cancel(generator)
+    generator.completed().future().exception(20)
+    *good, last = generator
+    with pytest.raises(exceptions.TaskCancelledError):
+        pyray.get(last)
+    assert pyray.get(good[:10]) == list(range(min(10, len(good))))

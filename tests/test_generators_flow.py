@@ -358,3 +358,84 @@ def test_async_for_ends_with_the_session(ray, gate):
             await asyncio.wait_for(waiting, 20)
 
     asyncio.run(main())
+
+
+# ---- cancelled -----------------------------------------------------------------------------------
+
+
+def cancelled_at_last(generator):
+    *good, last = generator
+    with pytest.raises(exceptions.TaskCancelledError):
+        pyray.get(last)
+    with pytest.raises(exceptions.TaskCancelledError):
+        pyray.get(generator.completed())
+    return pyray.get(good)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_cancelled_while_it_runs(ray, nothing_kept, tally, force):
+    @ray.remote(max_retries=2)
+    def slow(tally):
+        try:
+            tally.add("begun")
+            yield 1
+            time.sleep(1000)
+        finally:
+            tally.add("closed")
+
+    generator = slow.remote(tally)
+    helpers.wait_until(generator.next_ready)
+    ray.cancel(generator, force=force)
+    assert cancelled_at_last(generator) == [1]
+    assert tally.lines() == (["begun"] if force else ["begun", "closed"])
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_cancelled_while_it_waits_for_its_reader(ray, nothing_kept, tally, force):
+    generator = ahead(2).remote(tally, 100)
+    helpers.wait_until(lambda: len(tally) == 2)
+    ray.cancel(generator, force=force)
+    assert cancelled_at_last(generator) == [0, 1]
+    assert "all" not in tally.lines()
+
+
+def test_cancelled_between_any_two_instructions(ray, nothing_kept, tally):
+    for i in range(10):
+        generator = tallied.remote(tally, 10**9)
+        helpers.wait_until(generator.next_ready)
+        time.sleep(0.0003 * i)
+        ray.cancel(generator)
+        found = cancelled_at_last(generator)
+        assert found == list(range(len(found)))
+
+
+def test_cancelled_before_it_starts(ray, nothing_kept, tally, gate):
+    @ray.remote
+    def busy(gate):
+        gate.wait()
+
+    both = [busy.remote(gate) for _ in range(2)]
+    generator = tallied.remote(tally, 3)
+    ray.cancel(generator)
+    assert cancelled_at_last(generator) == []
+    gate.open()
+    ray.get(both)
+    assert len(tally) == 0
+
+
+@pytest.mark.parametrize("how", ["dynamic", 3])
+def test_other_forms_cancelled(ray, gate, how):
+    @ray.remote(num_returns=how)
+    def slow(gate):
+        yield 1
+        gate.open()
+        time.sleep(1000)
+
+    refs = slow.remote(gate)
+    ref = refs if how == "dynamic" else refs[2]
+    helpers.wait_until(gate.is_open)
+    ray.cancel(ref)
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray.get(ref)
+    if how != "dynamic":
+        assert ray.get(refs[0]) == 1
