@@ -27,6 +27,7 @@ from pyray.api import (
     wait,
 )
 from pyray.cancelling import cancel
+from pyray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from pyray.runtime_context import get_runtime_context
 from pyray.serialization import register_custom_serializer
 from pyray.trace import timeline
@@ -60,8 +61,10 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "ActorProxy",
+    "DynamicObjectRefGenerator",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RemoteFunction",
     "__version__",
     "arrow_stream",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pyray import runtime_env, session
 from pyray._core import tasks
+from pyray._core.generators import DynamicObjectRefGenerator, local_generator
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get
 from pyray.exceptions import PyrayError
@@ -58,6 +59,8 @@ def call(
     """
     global _env, _calls
     n = options["num_returns"]
+    n = 1 if n is None else n
+    refs: list[Any] = []
     outer = _env
     try:
         _env = environment_of(options) if env is None else env
@@ -68,6 +71,10 @@ def call(
             running.append(Running(_calls, name, function, _resources(options), _env))
             try:
                 result = function(*values, **named)
+                if isinstance(n, str):
+                    for value in _yielded(result, name, n):
+                        refs.append(tasks.put_result(value, False))
+                    return _generator(refs, None, n)
             finally:
                 running.pop()
         if n < 0:
@@ -82,6 +89,8 @@ def call(
         ids = [tasks.put_result(value, False) for value in results]
     except Exception as error:
         stored = error if isinstance(error, PyrayError) else make_error(error, name, False)
+        if isinstance(n, str):
+            return _generator([*refs, tasks.put_result(stored, True)], stored, n)
         if n < 0:
             return stored
         ids = [tasks.put_result(stored, True) for _ in range(n)]
@@ -94,3 +103,40 @@ def _resources(options: dict[str, Any]) -> dict[str, float]:
     if "num_cpus" not in options:
         return {}  # an actor's method
     return {name: float(n) for name, n in resource_request(options).items() if n}
+
+
+def _yielded(result: Any, name: str, how: str) -> Any:
+    """What a generator yields, an async one too."""
+    if hasattr(result, "__anext__"):
+        return _synchronous(result)
+    if hasattr(result, "__next__"):
+        return result
+    raise ValueError(
+        f"{name} was called with num_returns={how!r}, so it has to return a generator; it "
+        f"returned a value of type {type(result).__name__}"
+    )
+
+
+def _generator(refs: list[Any], error: BaseException | None, how: str) -> Any:
+    """What the call returns, when all has been yielded."""
+    if how == "dynamic":
+        return tasks.put_result(DynamicObjectRefGenerator(refs), False)
+    return local_generator(refs, tasks.put_result(error, error is not None))
+
+
+def _synchronous(values: Any) -> Any:
+    """An async generator's values, one after the other."""
+    import asyncio
+
+    with asyncio.Runner() as runner:
+        try:
+            while True:
+                yield runner.run(_following(values))
+        except StopAsyncIteration:
+            return
+        finally:
+            runner.run(values.aclose())
+
+
+async def _following(values: Any) -> Any:
+    return await anext(values)

@@ -18,7 +18,7 @@ LAYERS = [
     ["_core"],
     ["identity"],
     ["_task_error"],
-    ["exceptions", "serialization", "protocol", "machine"],
+    ["exceptions", "serialization", "protocol", "machine", "generators"],
     ["runtime_env"],
     ["options"],
     ["actor_options"],

@@ -159,6 +159,39 @@ def test_cancelled_tasks(ray1, gate):
     gate.open()
 
 
+def test_generators(ray, gate):
+    @ray.remote
+    def count(gate, fails=False):
+        yield 1
+        gate.wait()
+        yield [2] * 100
+        if fails:
+            raise ValueError
+
+    for fails in (False, True):
+        stream = count.remote(gate, fails)
+        first = next(stream)
+        assert get_task(stream.task_id()).state == "RUNNING"
+        assert get_object(first.hex()).state == "SEALED"
+        gate.open()
+        if fails:
+            *rest, error = stream
+            with pytest.raises(ValueError):
+                ray.get(error)
+        else:
+            rest = list(stream)
+        # As soon as the end is known here.
+        found = get_task(stream.task_id())
+        assert found.state == ("FAILED" if fails else "FINISHED")
+        assert [ref.task_id() for ref in (first, *rest)] == [found.task_id] * 2
+        assert get_object(rest[0].hex()).object_size > 100
+    inner = ray.remote(num_returns="dynamic")(lambda: (i for i in range(3)))
+    ref = inner.remote()
+    refs = list(ray.get(ref))
+    assert get_task(ref.task_id()).state == "FINISHED"
+    assert {r.hex() for r in refs} <= {o.object_id for o in list_objects()}
+
+
 def test_a_task_that_was_killed(ray1, gate):
     ref = ray1.remote(wait_for).remote(gate)
     wait_until(lambda: state_of(ref) == "RUNNING", what="a running task")

@@ -97,7 +97,7 @@ cdef bint results_there(pr_task *t) noexcept nogil:
     cdef uint64_t *rets = &t.ret0
     cdef uint64_t size = t.nreturns * sizeof(uint64_t)
     cdef uint32_t i
-    if t.nreturns == 0 or t.flags & (TASK_F_STREAM | TASK_F_DYNAMIC):
+    if t.nreturns == 0:
         return False
     if t.flags & TASK_F_CREATES:
         # Its record stays for as long as the actor lives.
@@ -108,10 +108,19 @@ cdef bint results_there(pr_task *t) noexcept nogil:
         if size > t.ext_size or not in_payload(t.ext, t.ext_size):
             return False
         rets = <uint64_t *>(C.payload + t.ext + (size - t.nreturns * sizeof(uint64_t)))
-    for i in range(t.nreturns):
+    if t.flags & TASK_F_STREAM and alive(C, rets[0]):
+        return ends_stream(rets[0])
+    for i in range(1 if t.flags & TASK_F_STREAM else 0, t.nreturns):
         if alive(C, rets[i]) and not sealed(C, rets[i]):
             return False
     return True
+
+
+cdef bint ends_stream(uint64_t cell) noexcept nogil:
+    """Whether a cell is filled, and the last one."""
+    cdef pr_object *o = object_at(C, cell)
+    cdef uint64_t s = at_load64(&o.state)
+    return (s & 0xFF) == OBJ_SEALED and (s & OBJ_ERROR or (<pr_cell *>o.data).next == 0)
 
 
 cdef list tasks_of(uint32_t chunk):
@@ -286,6 +295,9 @@ cdef int contents(uint64_t slot, list found) except -1:
     cdef uint32_t p = o.owner if s & OBJ_ACKED else o.liable
     cdef const char *end
     cdef Py_ssize_t before = len(found)
+    if (s & 0xFF) == OBJ_SEALED and s & OBJ_CELL:
+        found.append(((<pr_cell *>o.data).value, p))
+        return 0
     if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED or not in_payload(off, size) or size < 8:
         return 0
     end = C.payload + off + size - 8

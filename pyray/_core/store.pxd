@@ -18,6 +18,7 @@ cdef class ObjectID:
     cdef bytes _binary(self)
 
 cdef ObjectID new_id(uint64_t handle, bytes parent, uint64_t counter, uint32_t index)
+cdef ObjectID adopt(uint64_t handle, bytes parent, uint64_t counter, uint32_t index)
 
 cdef enum:
     PUT_INDEX = 0x80000000      # index of what is put, where those of returns are 0, 1, …
@@ -46,6 +47,8 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
 cdef object load_value(ObjectID oid)
 cdef object load_raw(uint64_t handle, object pin)
 cdef object borrow_for_view(uint64_t handle)
+cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent, uint64_t counter,
+                         uint32_t index)
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()
