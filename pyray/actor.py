@@ -286,6 +286,42 @@ def _find(current: Any, operation: str, *args: Any) -> dict[str, Any]:
     raise ObjectLostError(f"{operation}: what was found was gone each time")
 
 
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """Names of the actors that `get_actor` finds.
+
+    Parameters
+    ----------
+    all_namespaces : bool, default False
+        Those of all name spaces, and not only of the session's.
+
+    Returns
+    -------
+    list of str, or list of dict
+        With `all_namespaces` dictionaries of ``name`` and ``namespace``.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> from pyray.util import list_named_actors
+    >>> @ray.remote
+    ... class Echo:
+    ...     pass
+    >>> keep = Echo.options(name="listed").remote()
+    >>> "listed" in list_named_actors()
+    True
+    """
+    from pyray import session
+
+    current = session.require()
+    if current.local_mode:
+        from pyray import local_actor
+
+        found = local_actor.named(all_namespaces)
+    else:
+        found = current.call("named_actors", bool(all_namespaces))
+    return found if all_namespaces else [entry["name"] for entry in found]
+
+
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor at once, in the middle of what it runs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyray import definitions
-from pyray._core import actors, shm, tasks
+from pyray._core import actors, shm, store, tasks
 from pyray._core.store import ObjectID
 from pyray.actor_interface import ANY_NUMBER, Interface, bind, raw_method
 from pyray.actor_options import check_method_options
@@ -210,7 +210,8 @@ class ActorHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         number = self._number or definitions.export(self._interface)
-        return _rebuild, (self._ref, self._actor, number, self._settings)
+        # An actor's handle of itself keeps nobody alive; the one that is passed on does.
+        return _rebuild, (store.strong(self._ref), self._actor, number, self._settings)
 
 
 def actor_id(ref: ObjectID) -> str:

@@ -16,6 +16,7 @@ PACKAGE = Path(pyray.__file__).parent
 # already or is listed with it.
 LAYERS = [
     ["_core"],
+    ["identity"],
     ["_task_error"],
     ["exceptions", "serialization", "protocol", "machine", "generators"],
     ["runtime_env"],
@@ -24,6 +25,8 @@ LAYERS = [
     ["definitions", "actor_interface"],
     ["tell"],
     ["session"],
+    ["history"],
+    ["trace"],
     ["worker.errors", "worker.output", "worker.environment"],
     ["worker.actor"],
     ["worker.threaded_actor"],
@@ -36,12 +39,14 @@ LAYERS = [
     ["node.scheduler"],
     ["node.workers"],
     ["node.dedicated", "node.actors", "node.cancels"],
+    ["node.state"],
     ["node.shell"],
     ["local_mode"],
     ["actor_handle"],
     ["local_actor"],
     ["actor"],
     ["api", "remote_function", "cancelling"],
+    ["runtime_context"],
     ["__init__"],
     ["cli", "util", "node.__main__"],
 ]

@@ -226,8 +226,9 @@ cdef Writer new_writer(uint64_t task):
 
 cdef ObjectID new_item(pr_task *t, uint32_t index, object value, uint64_t flags):
     """An object with a value that a task has yielded; its id is that of a return."""
-    cdef uint64_t handle = new_object(value, flags, "item")
-    return new_id(handle, (<const char *>t.parent_id)[:20], t.counter, index)
+    cdef bytes parent = (<const char *>t.parent_id)[:20]
+    cdef uint64_t handle = new_object(value, flags, "item", parent, t.counter, index)
+    return new_id(handle, parent, t.counter, index)
 
 
 cdef void abandon(Ctx *c, uint64_t handle) noexcept nogil:

@@ -25,8 +25,9 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
-    new_object, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw,
+    name_record, new_id, new_object, new_record, put_value, set_sweep, store_reset, store_value,
+    sweep_store,
 )
 from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
 
@@ -83,8 +84,9 @@ cdef bytes base(TaskContext me):
         if me.handle:
             t = task_at(C, me.handle)
             me.base = task_id(t, attempt_of(at_load64(&t.state)))
-        elif C.me.role >= ROLE_WORKER:
-            # A thread that a task left behind in its worker: a root of the process's own.
+        elif C.self:
+            # The node, or a thread that a task left behind in its worker: a root of the process's
+            # own.
             task_digest(C.head.root_id, (<uint64_t>C.self << 32) | C.me.pid, out)
             me.base = (<const char *>out)[:20]
         else:
@@ -356,6 +358,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     try:
         for i in range(f.nreturns):
             ret = new_record()
+            name_record(object_at(C, ret), ret, parent, counter, <uint32_t>i)
             ids.append(new_id(ret, parent, counter, <uint32_t>i))
         handle = task_new(C)
         if handle == 0:
@@ -547,7 +550,7 @@ def put_result(value, bint error):
     me.counter += 1
     if not error:
         return put_value(value, base(me), me.counter, "result")
-    handle = new_object(value, OBJ_ERROR, "exception")
+    handle = new_object(value, OBJ_ERROR, "exception", base(me), me.counter, 0)
     return new_id(handle, base(me), me.counter, 0)
 
 
@@ -561,6 +564,7 @@ cdef object failed_call(Target f, uint64_t error, object instead):
     value = instead() if error == 0 else error_value(error, instead)
     for i in range(f.nreturns):
         handle = new_record()
+        name_record(object_at(C, handle), handle, base(me), counter, <uint32_t>i)
         ids.append(new_id(handle, base(me), counter, <uint32_t>i))
         store_value(handle, value, OBJ_ERROR, OWN, "exception")
     if f.nreturns == 1:

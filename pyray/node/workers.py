@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkContext
@@ -87,6 +88,8 @@ class Worker:
     ----------
     slot, pid, pidfd : int
         Its number in the session, its process ID, and a descriptor that is readable once it ended.
+    started : float
+        When it was forked, in seconds since the epoch.
     pipes : list of Pipe
         What it prints.
     link : socket.socket
@@ -129,6 +132,7 @@ class Worker:
         self.idle_since = 0.0
         self.process = process
         self.pid: int = process.pid
+        self.started = time.time()
         self.pidfd = os.pidfd_open(process.pid)
         self.pipes = pipes
         self.link = link
