@@ -8,7 +8,7 @@
 [0, 1, 4, 9]
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyray import exceptions
 from pyray._core.store import ObjectID
@@ -25,6 +25,7 @@ from pyray.api import (
     shutdown,
     wait,
 )
+from pyray.cancelling import cancel
 from pyray.serialization import register_custom_serializer
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ ObjectRef = ObjectID
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> Any:
+    # `ray.util` needs no import of its own in Ray either; here it costs nothing until it is used.
+    if name == "util":
+        import importlib
+
+        return importlib.import_module("pyray.util")
+    raise AttributeError(f"module 'pyray' has no attribute {name!r}")
+
+
 __all__ = [
     "ActorClass",
     "ActorHandle",
@@ -52,6 +63,7 @@ __all__ = [
     "__version__",
     "arrow_stream",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "get",

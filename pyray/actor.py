@@ -7,7 +7,7 @@ from typing import Any
 
 from pyray import definitions
 from pyray._core import actors, shm, tasks
-from pyray._core.errors import ActorExit, SessionError
+from pyray._core.errors import ActorExit, ObjectLostError, SessionError
 from pyray.actor_handle import ActorHandle, rebuild_handle
 from pyray.actor_interface import Interface, bind
 from pyray.actor_options import ACTOR_DEFAULTS, check_actor, check_actor_options
@@ -115,8 +115,9 @@ class ActorClass:
         shape = current.shape(request, self._name, True, env)  # or it could never be: raises
         ref = actors.new_ref()
         try:
-            flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self))
-            made = current.call(
+            flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self._name))
+            made = _find(
+                current,
                 "create_actor",
                 {
                     "ref": ref,
@@ -256,7 +257,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     from pyray import session
 
     for what, given in (("name", name), ("namespace", namespace)):
-        if given == "" or not isinstance(given, (str, NoneType)):
+        if given == "" or not isinstance(given, str if what == "name" else (str, NoneType)):
             raise ValueError(f"an actor's {what} is a string that is not empty, not {given!r}")
     current = session.require()
     if current.local_mode:
@@ -264,9 +265,25 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
         return local_actor.get_actor(name, namespace)
     handle: ActorHandle = rebuild_handle(
-        **current.call("get_actor", name, namespace, shm.self_slot())
+        **_find(current, "get_actor", name, namespace, shm.self_slot())
     )
     return handle
+
+
+def _find(current: Any, operation: str, *args: Any) -> dict[str, Any]:
+    """The node's answer with what a handle consists of.
+
+    The node holds the actor for this process until it has the handle. Should another thread drop
+    its own last handle just then, it lets go of that hold too; and if nobody else has one, the
+    actor is about to end: the node finds another, or none, the next time.
+    """
+    for _ in range(50):
+        try:
+            found: dict[str, Any] = current.call(operation, *args)
+            return found
+        except ObjectLostError:
+            continue
+    raise ObjectLostError(f"{operation}: what was found was gone each time")
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

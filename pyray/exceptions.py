@@ -22,6 +22,7 @@ from pyray._core.errors import (
     ProcessLimitError,
     PyrayError,
     SessionError,
+    TaskCancelledError,
 )
 from pyray._core.serial_errors import (
     CorruptObjectError,
@@ -121,23 +122,6 @@ class WorkerCrashedError(PyrayError):
         self.pid = pid
         self.signal = signal
         self.exit_code = exit_code
-
-
-class TaskCancelledError(PyrayError):
-    """The task was cancelled before it could end.
-
-    Attributes
-    ----------
-    task_id : bytes or None
-        The task's 20 bytes, where they are known.
-    """
-
-    def __init__(self, task_id: bytes | None = None, message: str | None = None) -> None:
-        if message is None:
-            which = "" if task_id is None else f" {task_id.hex()}"
-            message = f"task{which} was cancelled"
-        super().__init__(message)
-        self.task_id = task_id
 
 
 class UnserializableException(PyrayError):

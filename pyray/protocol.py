@@ -20,13 +20,15 @@ CAP = 1 << 28
 
 CONFIG = 1  # driver -> node: pickled NodeConfig fields, once
 HELLO = 2  # node -> driver: it is up
-CALL = 3  # driver or worker -> node: pickled (number, operation, arguments)
-REPLY = 4  # node -> caller: pickled (number, ok, value)
+CALL = 3  # driver or worker -> node: number, pickled (operation, arguments)
+REPLY = 4  # node -> caller: number, pickled (ok, value)
 OUTPUT = 5  # node -> driver: stream, pid, name and a line of a worker's
 SWEEP = 6  # node -> driver: let go of what is held for nothing
 STOP = 7  # driver -> node: the session ends
 FATAL = 8  # node -> driver: why it cannot go on
+INTERRUPT = 9  # driver -> node: pickled list of tasks that Ctrl-C has ended a wait for
 OUTPUT_HEAD = struct.Struct("<BxxxIH")
+NUMBER = struct.Struct("<Q")
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
@@ -38,6 +40,34 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 def pickled(kind: int, value: Any) -> bytes:
     return frame(kind, pickle.dumps(value, protocol=5))
+
+
+def call(number: int, operation: str, args: tuple[Any, ...]) -> bytes:
+    """A call of the node's."""
+    return frame(CALL, NUMBER.pack(number) + pickle.dumps((operation, args), protocol=5))
+
+
+def reply(number: int, ok: bool, value: Any) -> bytes:
+    """What a call returns, or (not `ok`) raises."""
+    return frame(REPLY, NUMBER.pack(number) + pickle.dumps((ok, value), protocol=5))
+
+
+def split(payload: bytes) -> tuple[int, bytes]:
+    """(number, the pickled rest) of a call or a reply.
+
+    Apart, since unpickling may fail where an id inside is gone: the number says whose failure that
+    is. And the rest is unpickled by the thread that asked, so that no other keeps it alive.
+    """
+    (number,) = NUMBER.unpack_from(payload)
+    return number, payload[NUMBER.size :]
+
+
+def discard(body: bytes) -> None:
+    """Let go of what a reply holds that nobody waits for any more."""
+    try:
+        pickle.loads(body)
+    except Exception:
+        return
 
 
 def output(stream: int, pid: int, name: bytes, line: bytes) -> bytes:

@@ -25,6 +25,9 @@ MAX_PROCESSES = 250
 RECORD_BYTES = 2 << 30
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
+# How often the driver looks whether it may let go of what tasks needed, while some need something;
+# less often if the look takes more than a fiftieth of that.
+SWEEP_SECONDS = 0.2
 # A wait that takes so long says once what it waits for.
 LONG_WAIT_SECONDS = 10.0
 
@@ -140,7 +143,8 @@ class Session(Resources):
         super().__init__()
         self.config = config
         self.local_mode: bool = config["local_mode"]
-        self._replies: dict[int, Any] = {}
+        self._replies: dict[int, bytes] = {}
+        self._interrupted: set[int] = set()  # calls whose replies nobody waits for any more
         self._reply_arrived = threading.Condition()
         self._numbers = 0
         self._send_lock = threading.Lock()
@@ -148,10 +152,12 @@ class Session(Resources):
         self._failure: str | None = None
         self._stopping = False
         self._long_waits: dict[int, float] = {}
+        self._telling: threading.Thread | None = None
         self.node: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._reader: threading.Thread | None = None
         self._bell = -1
+        self._holding = -1  # eventfd: tasks have come to need something that is held for them
         shm.attach(memory, 0)
         tasks.reset()
         try:
@@ -194,6 +200,8 @@ class Session(Resources):
             ours.sendall(protocol.pickled(protocol.CONFIG, self.config))
         except OSError:
             pass  # it has ended already; the reader finds out how
+        self._holding = _descriptor_above_standard(os.eventfd(0, os.EFD_CLOEXEC))
+        tasks.set_on_hold(self._on_hold)
         self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
         self._reader.start()
 
@@ -207,11 +215,34 @@ class Session(Resources):
 
     # ---- what the node says ----------------------------------------------------------------
 
+    def _on_hold(self) -> None:
+        os.eventfd_write(self._holding, 1)
+
+    def _await_frame(self) -> None:
+        """Wait until the node says something; meanwhile let go of what finished tasks needed."""
+        import select
+
+        assert self._sock is not None
+        waiting_for = select.poll()
+        waiting_for.register(self._sock.fileno(), select.POLLIN)
+        waiting_for.register(self._holding, select.POLLIN)
+        pause = SWEEP_SECONDS if tasks.held_tasks() else None
+        while True:
+            ready = waiting_for.poll(None if pause is None else pause * 1000)
+            if any(fd != self._holding for fd, _ in ready):
+                return
+            if ready:
+                os.eventfd_read(self._holding)
+                pause = SWEEP_SECONDS
+                continue
+            began = time.monotonic()
+            held = tasks.held_tasks()
+            pause = max(SWEEP_SECONDS, 50 * (time.monotonic() - began)) if held else None
+
     def _read(self) -> None:
         assert self._sock is not None
-        import pickle
-
         while True:
+            self._await_frame()
             try:
                 got = protocol.read_frame(self._sock)
             except (OSError, ValueError):
@@ -222,9 +253,13 @@ class Session(Resources):
             if kind == protocol.OUTPUT:
                 self._print(payload)
             elif kind == protocol.REPLY:
-                number, ok, value = pickle.loads(payload)
+                number, body = protocol.split(payload)
                 with self._reply_arrived:
-                    self._replies[number] = (ok, value)
+                    if number in self._interrupted:
+                        self._interrupted.discard(number)
+                        protocol.discard(body)
+                        continue
+                    self._replies[number] = body
                     self._reply_arrived.notify_all()
             elif kind == protocol.HELLO:
                 self._hello.set()
@@ -286,22 +321,31 @@ class Session(Resources):
         """The node's answer to a call; raises what it raises there."""
         if self.local_mode:
             return self._answer_locally(operation, *args)
+        import pickle
+
         store.check()
         assert self._sock is not None
         with self._send_lock:
             self._numbers += 1
             number = self._numbers
             try:
-                self._sock.sendall(protocol.pickled(protocol.CALL, (number, operation, args)))
+                self._sock.sendall(protocol.call(number, operation, args))
             except OSError:
                 self._reply_arrived_or_gone()
         with self._reply_arrived:
-            while number not in self._replies:
-                if self._failure or self._stopping:
-                    store.check()
-                    raise SessionError("the session was shut down during this call")
-                self._reply_arrived.wait(1.0)
-            ok, value = self._replies.pop(number)
+            try:
+                while number not in self._replies:
+                    if self._failure or self._stopping:
+                        store.check()
+                        raise SessionError("the session was shut down during this call")
+                    self._reply_arrived.wait(1.0)
+                body = self._replies.pop(number)
+            except BaseException:
+                # Ctrl-C: what comes is not to stay here, and an actor with it.
+                if self._replies.pop(number, None) is None:
+                    self._interrupted.add(number)
+                raise
+        ok, value = pickle.loads(body)
         if not ok:
             raise value
         return value
@@ -362,6 +406,30 @@ class Session(Resources):
             where,
         )
 
+    def on_interrupt(self, ids: list[Any]) -> None:
+        """Called when Ctrl-C has ended a wait: what it waited for is not wanted any more.
+
+        In a thread of its own: another Ctrl-C must not cut the message in two, and nothing is to
+        keep the user from the prompt.
+        """
+        behind = {store.task_of(i) for i in ids if not store.is_ready(i)} - {0}
+        if not behind or self.local_mode:
+            return
+        frame = protocol.pickled(protocol.INTERRUPT, list(behind))
+        self._telling = threading.Thread(target=self._tell, args=(frame,), daemon=True)
+        try:
+            self._telling.start()
+        except RuntimeError:
+            return  # the interpreter ends, and the session with it
+
+    def _tell(self, frame: bytes) -> None:
+        assert self._sock is not None
+        with self._send_lock:
+            try:
+                self._sock.sendall(frame)
+            except OSError:
+                return  # the node is gone
+
     # ---- the end ---------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -369,6 +437,8 @@ class Session(Resources):
         self._stopping = True
         if shm.attached():
             control.stop_all()  # threads of ours that wait are to raise
+        if self._telling is not None and self._telling.ident is not None:
+            self._telling.join(STOP_SECONDS)
         futures.stop(STOP_SECONDS)
         if self._sock is not None:
             try:
@@ -388,8 +458,10 @@ class Session(Resources):
         if self._sock is not None:
             self._sock.close()
         control.set_bell(-1)
-        if self._bell >= 0:
-            os.close(self._bell)
+        tasks.set_on_hold(None)
+        for fd in (self._bell, self._holding):
+            if fd >= 0:
+                os.close(fd)
         # Calls of other threads that are under way see that the session has ended, or finish.
         deadline = time.monotonic() + STOP_SECONDS
         while shm.inflight() and time.monotonic() < deadline:
@@ -507,6 +579,7 @@ def start(
         _current = session
         store.set_guard(machine.why_not_grow)
         waiting.set_tick(session.on_tick)
+        waiting.set_interrupted(session.on_interrupt)
         _set_hooks()
         atexit.unregister(shutdown)
         atexit.register(shutdown)

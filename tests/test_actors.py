@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import pickle
@@ -913,3 +914,52 @@ def test_local_mode_errors():
     b = Bad.remote(pyray.put(False))
     with pytest.raises(TypeError, match="later"):
         b.later.remote()
+
+
+# ---- the end -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["called", "put", "returned"])
+def test_an_actor_ends_with_its_last_handle_without_the_garbage_collector(ray, way):
+    @ray.remote
+    class Some:
+        def pid(self):
+            return os.getpid()
+
+    @ray.remote
+    def make():
+        some = Some.remote()
+        ray.get(some.pid.remote())
+        return some
+
+    gc.disable()
+    try:
+        some = ray.get(make.remote()) if way == "returned" else Some.remote()
+        pid = ray.get(some.pid.remote())
+        if way == "put":
+            kept = ray.put([some])
+            assert ray.get(ray.get(kept)[0].pid.remote()) == pid
+            del kept
+        del some
+        helpers.wait_until(lambda: not helpers.alive(pid), 5, "the actor's end")
+    finally:
+        gc.enable()
+
+
+def test_an_actor_that_was_a_tasks_argument_ends_while_the_driver_is_idle(ray):
+    """What a task needed is let go of without a further call."""
+
+    @ray.remote
+    class Sitter:
+        def pid(self):
+            return os.getpid()
+
+    @ray.remote
+    def look(handle):
+        return 1
+
+    sitter = Sitter.remote()
+    pid = ray.get(sitter.pid.remote())
+    assert ray.get(look.remote(sitter)) == 1
+    del sitter
+    helpers.wait_until(lambda: not helpers.alive(pid), 10, "the actor's end")

@@ -1,4 +1,5 @@
-"""Ctrl-C: one interrupt, a short traceback, no orphans; where it is caught the session goes on."""
+"""Ctrl-C: one interrupt, a short traceback, no orphans; what was waited for is cancelled, and where
+the interrupt is caught the session goes on."""
 
 import fcntl
 import os
@@ -30,8 +31,11 @@ ray.get([double.remote(i) for i in range(10)])
 limit = time.monotonic() + 10
 while len(workers()) < 2: assert time.monotonic() < limit
 before = workers()
-refs = [never.remote(0)]
-while not os.path.exists(HERE + "/started0"): assert time.monotonic() < limit
+refs = []
+def begin_task(i):
+    refs[:] = [never.remote(i)]
+    while not os.path.exists(HERE + f"/started{i}"): assert time.monotonic() < limit
+begin_task(0)
 """
 WAITS = {
     "get": "ray.get(refs[0])",
@@ -75,6 +79,7 @@ def test_a_session_goes_on_if_the_interrupt_is_caught(driver, wait):
 caught = 0
 for i in range(3):
     try:
+        begin_task(i)
         say(**{{f"now{{i}}": 1}})
         {WAITS[wait]}
     except KeyboardInterrupt:
@@ -107,6 +112,7 @@ def wait():
     except KeyboardInterrupt:
         caught += 1
         try:
+            begin_task(1)
             say(first=1)
             ray.get(refs)
         except KeyboardInterrupt:
@@ -124,6 +130,91 @@ say(caught=caught, value=ray.get(double.remote(2), timeout=10))
     assert d.said("caught") == 2
     assert d.said("value") == 4
     assert d.ended() == 0
+    d.assert_gone()
+
+
+def test_what_was_waited_for_is_cancelled(driver):
+    d = driver(
+        f"""{START}
+def mark(what, *args):
+    with open(HERE + "/marks", "a") as f:
+        f.write(what + chr(10))
+    return what
+mark = ray.remote(mark)
+def outcome(ref):
+    try:
+        return ray.get(ref, timeout=10)
+    except ray.exceptions.TaskCancelledError:
+        return "cancelled"
+refs.append(never.remote(1))
+while not os.path.exists(HERE + "/started1"): assert time.monotonic() < limit
+queued = [mark.remote(f"queued {{i}}") for i in range(20)]
+behind = [mark.remote(f"behind {{i}}", queued[i]) for i in range(10)]
+last = mark.remote("last", *behind)
+other = mark.remote("other")
+try:
+    say(now=1)
+    ray.get([*refs, last])
+except KeyboardInterrupt:
+    start = time.monotonic()
+    say(other=outcome(other), seconds=time.monotonic() - start)
+say(cancelled=[outcome(r) for r in (*refs, last, *behind, *queued[:10])],
+    rest=[outcome(r) for r in queued[10:]], marks=sorted(open(HERE + "/marks").read().split(chr(10))))
+say(free=ray.available_resources()["CPU"], before=before, after=workers())
+"""
+    )
+    d.said("now")
+    wait_until(lambda: in_futex(d.pid), what="the wait")
+    press(d)
+    assert d.said("other") == "other"  # it was not waited for, and now it has its turn
+    assert d.said("seconds") < 1
+    # What ran, what was queued, and what that waited for in its turn.
+    assert d.said("cancelled") == ["cancelled"] * 23
+    assert d.said("rest") == [f"queued {i}" for i in range(10, 20)]
+    assert len(d.said("marks")) == 12
+    assert d.said("free") == 2
+    assert d.said("before") == d.said("after")
+    assert d.ended() == 0
+    assert d.stderr() == ""
+    d.assert_gone()
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_thousands_of_queued_tasks_are_dropped(driver, caught):
+    wait = "ray.get([*refs, *many])"
+    if caught:
+        wait = f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    pass"
+    d = driver(
+        f"""{START}
+many = [double.remote(never.remote(i)) for i in range(2, 2000)]
+many += [double.remote(i) for i in range(18_000)]
+never.remote(1)
+say(now=1)
+{wait}
+start = time.monotonic()
+say(value=ray.get(double.remote(4), timeout=10), seconds=time.monotonic() - start)
+cancelled = 0
+for ref in many:
+    try:
+        ray.get(ref, timeout=10)
+    except ray.exceptions.TaskCancelledError:
+        cancelled += 1
+say(cancelled=cancelled)
+"""
+    )
+    d.said("now")
+    wait_until(lambda: in_futex(d.pid), what="the wait")
+    start = time.monotonic()
+    press(d)
+    if caught:
+        assert d.said("value") == 8
+        assert d.said("seconds") < 2
+        assert d.said("cancelled") > 1998
+        assert d.ended(5) == 0
+    else:
+        assert d.ended(5) == -signal.SIGINT
+        assert time.monotonic() - start < 1.5
+        assert d.stderr().count("Traceback") == 1
     d.assert_gone()
 
 

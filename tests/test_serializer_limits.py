@@ -1,9 +1,11 @@
 """The serializer's errors: depth, paths, damaged bytes."""
 
 import collections
+import gc
 import random
 import sys
 import threading
+import weakref
 
 import hypothesis
 import hypothesis.strategies as st
@@ -387,3 +389,29 @@ def test_a_container_cannot_ask_for_memory_that_its_elements_do_not_fill():
             except s.CorruptObjectError:
                 pass
     assert found
+
+
+def test_a_pickled_value_goes_without_the_garbage_collector(ray):
+    class Whole:
+        """Travels by pickle, its array out of band."""
+
+        def __init__(self):
+            self.array = np.zeros(100_000)
+
+        def __reduce__(self):
+            return Whole.again, (self.array,)
+
+        @staticmethod
+        def again(array):
+            return array
+
+    value = Whole()
+    seen = weakref.ref(value.array)
+    gc.disable()
+    try:
+        ref = ray.put(value)
+        del value
+        assert seen() is None
+    finally:
+        gc.enable()
+    assert ray.get(ref).sum() == 0

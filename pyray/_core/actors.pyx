@@ -19,6 +19,7 @@ from libc.string cimport memcpy
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport ring_node, wake_process
 from pyray._core.heap cimport heap_free
+from pyray._core.interrupts cimport begin_users_code, users_code
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport (
     Reader, actor_status, box_release, entry_at, Cursor, next_call, nothing_left, reader_open,
@@ -114,7 +115,7 @@ cdef class MethodCaller(Target):
         self.actor = actor
         self._name = name
         self.func = number
-        self.path = ArgumentPath(self)
+        self.path = ArgumentPath(name)
         self.nreturns = 1
         self.max_args = -1
         self.epoch = self.ref.epoch
@@ -242,7 +243,9 @@ def construct(uint64_t task, Function f):
     set_task_thread(True)
     begin_task()
     try:
+        begin_users_code()
         run(t, f.call, &failed)
+        users_code(False)
         if C.forked:
             leave_fork(None)
         if failed:
@@ -250,6 +253,7 @@ def construct(uint64_t task, Function f):
         elif alive(C, t.ret0) and not sealed(C, t.ret0):
             store_value(t.ret0, None, 0, RESULT, None)
     except BaseException as e:
+        users_code(False)
         if C.forked:
             leave_fork(e)
         error = put_error(f, e)
@@ -340,7 +344,9 @@ cdef class Host:
             if call == 0:
                 break
             at_store64(&C.me.current, 0)
-            found.append(new_call(call))
+            taken = new_call(call)
+            if taken is not None:
+                found.append(taken)
             timeout = 0
         return found
 

@@ -497,6 +497,9 @@ cdef Encoded encode_store(object value, object root):
         if isinstance(error, MemoryError):
             raise
         raise _explain(made, value, root, error) from error
+    finally:
+        if made.pickler is not None:
+            made.pickler.close()
     return made
 
 
@@ -522,4 +525,6 @@ def _probe(value):
         state.dumps(value)
     except Exception as error:
         return error
+    finally:
+        state.close()
     return None

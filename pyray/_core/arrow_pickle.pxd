@@ -37,6 +37,7 @@ cdef class PickleState:
     cdef object _file
     cdef object _pickler
 
+    cdef int close(self) except -1
     cdef bytes dumps(self, object value)
     cdef bytes dump_once(self, object value)
 

@@ -412,6 +412,13 @@ cdef class PickleState:
         self.buffers.append(view)
         return False
 
+    cdef int close(self) except -1:
+        """Part from the pickler, which refers back: a cycle would keep the ids and the buffers of
+        the value until the garbage collector comes by."""
+        self._pickler = None
+        self._file = None
+        return 0
+
     cdef bytes dumps(self, object value):
         """Pickle a value; its large buffers are in `buffers` afterwards."""
         cdef Py_ssize_t met = len(self.contained)

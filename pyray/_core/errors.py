@@ -60,6 +60,23 @@ class ForeignObjectError(PyrayError, ValueError):
     """An id of another session."""
 
 
+class TaskCancelledError(PyrayError):
+    """The task was cancelled before it could end.
+
+    Attributes
+    ----------
+    task_id : bytes or None
+        The task's 20 bytes, where they are known.
+    """
+
+    def __init__(self, task_id: bytes | None = None, message: str | None = None) -> None:
+        if message is None:
+            which = "" if task_id is None else f" {task_id.hex()}"
+            message = f"task{which} was cancelled"
+        super().__init__(message)
+        self.task_id = task_id
+
+
 class NodeDiedError(SessionError):
     """The session's node process is gone."""
 

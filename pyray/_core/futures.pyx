@@ -26,7 +26,7 @@ from pyray._core.waiting cimport wait_for
 import os
 import threading
 
-from pyray._core.errors import SessionError
+from pyray._core.errors import SessionError, without_core
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -450,24 +450,27 @@ cdef object running_loop():
 def awaitable(ObjectID oid):
     """What ``await`` of an id goes through."""
     cdef Pending p
-    check_id(oid)
-    while not sealed(C, oid.handle):
-        loop = running_loop()
-        if wait_here(oid, loop):
-            break
-        future = loop.create_future()
-        p = enter(oid, future, loop)
-        if p is None:
-            break
-        try:
-            yield from future
-        finally:
-            leave(p)
-        if p.error is not None:
-            raise p.error
+    try:
         check_id(oid)
-    settle_task()
-    return load_value(oid)
+        while not sealed(C, oid.handle):
+            loop = running_loop()
+            if wait_here(oid, loop):
+                break
+            future = loop.create_future()
+            p = enter(oid, future, loop)
+            if p is None:
+                break
+            try:
+                yield from future
+            finally:
+                leave(p)
+            if p.error is not None:
+                raise p.error
+            check_id(oid)
+        settle_task()
+        return load_value(oid)
+    except Exception as error:
+        raise without_core(error)
 
 
 # ---- concurrent.futures --------------------------------------------------------------------

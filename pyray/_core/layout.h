@@ -74,9 +74,17 @@ enum {
 #define TASK_F_ARGS_OBJECT 8 /* arguments lie in the object args_object */
 #define TASK_F_RETRY_EXC 16  /* retry_exceptions */
 #define TASK_F_CREATES 32    /* makes the actor in `actor`, instead of being a call of it */
-#define TASK_F_CANCELLED 64  /* node: whoever runs it is to stop, and it is not run again */
 #define TASK_F_STREAM 128    /* its return is the first cell of a stream */
 #define TASK_F_DYNAMIC 256   /* it yields values: its return is the list of their ids */
+
+/* What the node writes to have a task stop.  It bears the generation, since the task may have ended,
+ * and its record be another's, between the node's look at it and the write.  Each request counts on,
+ * so that who has followed one knows a new one. */
+#define PR_STOP 0x8000
+#define PR_STOP_CHILDREN 0x4000 /* and what it has submitted is to stop too */
+#define PR_STOP_COUNT 0x0800    /* added by each request, in 3 bits */
+#define PR_STOP_COUNTS 0x3800
+#define PR_STOP_GEN 0x07FF
 
 enum { PROC_FREE = 0, PROC_STARTING = 1, PROC_ALIVE = 2, PROC_DEAD = 3 };
 enum { KIND_NONE = 0, KIND_OBJECTS = 1, KIND_TASKS = 2, KIND_SEGMENT = 3 };
@@ -228,11 +236,11 @@ typedef struct {
     uint16_t submitter;
     uint16_t nreturns;
     uint16_t ndeps;
-    uint16_t flags;        /* submitter; node: CANCELLED, and HELD after the submitter's death */
+    uint16_t flags;        /* submitter; node: HELD, after the submitter's death */
     int16_t max_retries;
     uint16_t args_len;
     uint16_t group;        /* submitter: the call's concurrency group, 0: the default one */
-    uint16_t spare;
+    uint16_t stop;         /* node: PR_STOP and more, if the task is cancelled; see stop_of */
     uint8_t parent_id[20];
     uint32_t window;       /* submitter of a stream: cells ahead of the reader, 0: no limit */
     pr_dep dep[PR_INLINE_DEPS];

@@ -83,6 +83,11 @@ cdef extern from "layout.h" nogil:
         PR_CALLS
         PR_GEN_SHIFT
         PR_MAX_DEPS
+        PR_STOP
+        PR_STOP_CHILDREN
+        PR_STOP_COUNT
+        PR_STOP_COUNTS
+        PR_STOP_GEN
         OBJ_FREE
         OBJ_CREATED
         OBJ_SEALED
@@ -130,7 +135,6 @@ cdef extern from "layout.h" nogil:
         TASK_F_ARGS_OBJECT
         TASK_F_RETRY_EXC
         TASK_F_CREATES
-        TASK_F_CANCELLED
         TASK_F_STREAM
         TASK_F_DYNAMIC
     uint64_t PR_LINK(uint32_t slot, uint32_t gen, uint32_t index)
@@ -234,7 +238,7 @@ cdef extern from "layout.h" nogil:
         int16_t max_retries
         uint16_t args_len
         uint16_t group
-        uint16_t spare
+        uint16_t stop
         uint8_t parent_id[20]
         uint32_t window
         pr_dep dep[PR_INLINE_DEPS]

@@ -7,6 +7,7 @@ import concurrent.futures
 from typing import Any
 
 from pyray._core import futures
+from pyray._core.errors import without_core
 from pyray._core.store import ObjectID
 
 
@@ -91,11 +92,12 @@ class ObjectFuture(concurrent.futures.Future[Any]):
         ref = self.ref
         if ref is None:
             return
-        value, error = None, None
+        value: Any = None
+        error: BaseException | None = None
         try:
             value = futures.load(ref)
         except Exception as e:
-            error = e
+            error = without_core(e)
         with self._condition:
             if self.ref is not None:  # else another thread was quicker, and its value stands
                 self._result, self._exception, self.ref = value, error, None

@@ -1,5 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
-from pyray._core.layout cimport PR_GEN_MASK, PR_GEN_SHIFT
+from pyray._core.layout cimport (
+    PR_GEN_MASK, PR_GEN_SHIFT, PR_STOP, PR_STOP_GEN, at_load16, pr_task,
+)
 from pyray._core.shm cimport Ctx
 
 cdef uint64_t object_new(Ctx *c) noexcept nogil
@@ -24,6 +26,11 @@ cdef inline uint64_t attempt_bits(int attempt) noexcept nogil:
 
 cdef inline uint32_t gen_in(uint64_t handle) noexcept nogil:
     return <uint32_t>(handle >> 32)
+
+cdef inline uint32_t stop_of(pr_task *t, uint64_t handle) noexcept nogil:
+    """What the node has written to have this task stop; 0: nothing."""
+    cdef uint32_t v = at_load16(&t.stop)
+    return v if v & PR_STOP and not (v ^ gen_in(handle)) & PR_STOP_GEN else 0
 
 cdef inline bint plausible(Ctx *c, uint64_t handle) noexcept nogil:
     """Whether a number read from a hint can be a record's handle at all."""

@@ -221,6 +221,7 @@ cdef uint64_t task_new(Ctx *c) noexcept nogil:
             t.ext_size = 0
             t.actor = 0
             t.flags = 0
+            t.stop = 0
             if at_cas64(&t.state, s, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW):
                 break
     return (<uint64_t>gen << 32) | slot

@@ -16,7 +16,8 @@ from pyray._core.objects cimport sealed, try_free
 from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible, task_recycle
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
-from pyray._core.store cimport take_over_nested
+from pyray._core.store cimport borrow_for_view, take_over_nested
+from pyray._core.tasks cimport hold_for_task
 from pyray._core.running cimport finish, store_error_at
 
 cdef Ctx *C = get_ctx()
@@ -39,12 +40,16 @@ cdef inline uint64_t handle_of(uint64_t slot, uint64_t state) noexcept nogil:
     return (<uint64_t>gen_of(state) << 32) | slot
 
 
-def recover(uint32_t p, error):
-    """Clear up after process `p`; its unstarted children fail with `error`."""
+def recover(uint32_t p, error, spare=None):
+    """Clear up after process `p`; its unstarted children fail with `error`.
+
+    With `spare`, the 20 bytes of the task that it was killed for, only that task's do: what earlier
+    ones left is taken over.
+    """
     at_store32(&C.procs[p].status, PROC_DEAD)
     leave_dispatch(p)
     take_over(p)
-    orphan_tasks(p, error)
+    orphan_tasks(p, error, spare)
     close_boxes(C, p)
     drop_holds(p)
     orphan_objects(p)
@@ -97,7 +102,7 @@ cdef int take_over(uint32_t p) except -1:
     return 0
 
 
-cdef int orphan_tasks(uint32_t p, object error) except -1:
+cdef int orphan_tasks(uint32_t p, object error, object spare) except -1:
     """Tasks that p submitted: those under way end by themselves, the others fail."""
     cdef uint32_t k, i
     cdef uint64_t slot, s, handle, status
@@ -118,17 +123,66 @@ cdef int orphan_tasks(uint32_t p, object error) except -1:
             elif status == TASK_DONE:
                 if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                     task_recycle(C, handle)
-            elif status == TASK_CLAIMED or status == TASK_RUNNING:
-                # It ends by itself, or we end it (a zombie); nobody will come for its record then.
+            elif (spare is not None and t.actor == 0
+                  and (<const char *>t.parent_id)[:20] not in spare and adopt_task(handle, t)):
+                pass
+            else:
                 at_and16(&t.flags, <unsigned short>~TASK_F_HELD)
+                if fail_unstarted(handle, error):
+                    continue
+                # It ends by itself; nobody will come for its record then.
                 s = at_load64(&t.state)
                 if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
                     if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                         task_recycle(C, handle)
-            elif status == TASK_READY or status == TASK_NODE or status == TASK_WAITING:
-                at_and16(&t.flags, <unsigned short>~TASK_F_HELD)
-                fail_task(handle, error)
     return 0
+
+
+cdef bint fail_unstarted(uint64_t handle, object error) except -1:
+    """Have a task end with an error, if nobody has claimed it."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s, status
+    while True:
+        s = at_load64(&t.state)
+        status = s & 0xFF
+        if gen_of(s) != gen_in(handle) or (
+                status != TASK_READY and status != TASK_NODE and status != TASK_WAITING):
+            return False
+        if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>NODE << 48)):
+            end_failed(handle, status, error)
+            return True
+
+
+cdef int adopt_task(uint64_t handle, pr_task *t) except -1:
+    """Be the submitter of a task from now on, in place of a dead process that still holds what the
+    task needs.  False where that is not needed, or too late."""
+    cdef list needs = []
+    cdef pr_dep *d = deps_of(C, t)
+    cdef uint32_t i
+    cdef uint64_t s = at_load64(&t.state), status = s & 0xFF
+    cdef bint held = (at_load16(&t.flags) & TASK_F_HELD) != 0
+    if gen_of(s) != gen_in(handle):
+        return False
+    if status == TASK_READY or status == TASK_NODE or status == TASK_WAITING:
+        # Nobody else is to run it, and free its record, meanwhile.
+        if not at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
+                        | (<uint64_t>NODE << 48)):
+            return False
+    elif not held or gen_of(at_load64(&t.state)) != gen_in(handle):
+        return False    # it runs, and whoever runs it frees its record
+    t.submitter = NODE
+    if held:
+        for i in range(t.ndeps):
+            if alive(C, d[i].object):
+                needs.append(borrow_for_view(d[i].object))
+        if t.flags & TASK_F_ARGS_OBJECT and alive(C, t.args_object):
+            needs.append(borrow_for_view(t.args_object))
+        hold_for_task(handle, needs)
+    if status == TASK_READY or status == TASK_NODE or status == TASK_WAITING:
+        at_store64(&t.state, s)
+        if status != TASK_WAITING or task_ready(C, handle):
+            enqueue(C, handle)
+    return True
 
 
 cdef int fail_task(uint64_t handle, object error) except -1:
@@ -143,6 +197,11 @@ cdef int fail_task(uint64_t handle, object error) except -1:
         # Claimed by the node, so that no worker starts it now.
         if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
             break
+    return end_failed(handle, status, error)
+
+
+cdef int end_failed(uint64_t handle, uint64_t status, object error) except -1:
+    """The same for a task that the node has claimed, and that had this status."""
     store_error_at(handle, error)
     if status == TASK_WAITING:
         _zombies.append(handle)     # other tasks hang on its links
@@ -289,11 +348,15 @@ cdef uint32_t _orphans = 0
 def release_empty():
     """Return slabs that dead processes left, once nothing in them is in use, and the records of
     tasks that failed while they waited."""
+    global _zombies
     cdef uint64_t handle
-    for handle in list(_zombies):
+    cdef list left = []
+    for handle in _zombies:
         if deps_there(handle):
-            _zombies.remove(handle)
             finish(handle)
+        else:
+            left.append(handle)
+    _zombies = left
     release_slabs()
 
 

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from pyray._core.layout cimport pr_task
 from pyray._core.tasks cimport TaskContext
 
@@ -12,6 +12,7 @@ cdef class Function:
 cdef class Call(TaskContext):
     cdef readonly Function function
     cdef readonly bint over
+    cdef readonly uint16_t group    # its concurrency group; 0 is the default one
     cdef int attempt
     cdef void done(self)
 
@@ -21,7 +22,7 @@ cdef int store_error_at(uint64_t task, object error) except -1
 cdef object run(pr_task *t, object call, uint64_t *failed)
 cdef int execute(uint64_t handle) except -1
 cdef object put_error(Function f, object error)
-cdef int fail(pr_task *t, Function f, object error) except -1
+cdef int fail(uint64_t handle, TaskContext me, Function f, object error) except -1
 cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil
 cdef void enter(TaskContext me, uint64_t handle, uint32_t depth)
 cdef int ends_with(object error)

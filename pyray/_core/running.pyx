@@ -12,9 +12,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
 from pyray._core.heap cimport heap_free
+from pyray._core.interrupts cimport (
+    begin_users_code, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
+    users_code,
+)
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, task_recycle
+from pyray._core.records cimport (
+    attempt_bits, attempt_of, gen_in, gen_of, stop_of, task_recycle,
+)
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
     RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, has_duties, load_raw, put_value,
@@ -84,8 +90,15 @@ def current_name():
 
 
 def several_at_once(variable):
-    """From now on calls run side by side here; the context variable tells which one asks."""
+    """From now on calls run side by side here; the context variable tells which one asks.
+
+    An actor that holds CPUs counts as waiting while any of them waits; it takes its CPUs again in
+    the calling thread.
+    """
     set_variable(variable)
+    if C.me.shaped == SHAPED_RUNS:
+        set_task_thread(True)
+        begin_task()
 
 
 # ---- how a task ends -----------------------------------------------------------------------
@@ -116,7 +129,8 @@ cdef void finish(uint64_t handle) noexcept nogil:
 cdef int store_error(pr_task *t, object error) except -1:
     """Seal all returns with an exception; one that cannot be stored is replaced by its text.
 
-    It may be the id of one: the node passes a user's exception on without unpickling it.
+    A tuple stands for TaskCancelledError (interrupts.cancelled_value); an id for the error that is
+    there: the node passes a user's exception on without unpickling it.
     """
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
@@ -133,6 +147,10 @@ cdef int store_error(pr_task *t, object error) except -1:
             else:
                 store_value(rets[i], error, OBJ_ERROR, RESULT, "exception")
         except Exception as problem:
+            if type(error) is tuple:
+                # Without its text it always fits.
+                store_value(rets[i], error[:1], OBJ_ERROR, RESULT, "exception")
+                continue
             try:
                 store_value(rets[i], _make_error(error, problem, True), OBJ_ERROR, RESULT,
                             "exception")
@@ -255,8 +273,8 @@ cdef int ends_with(object error):
     return -1
 
 
-cdef bint to_retry(pr_task *t, Function f, int attempt, object error):
-    return (t.flags & TASK_F_RETRY_EXC and not at_load16(&t.flags) & TASK_F_CANCELLED
+cdef bint to_retry(uint64_t handle, pr_task *t, Function f, int attempt, object error):
+    return (t.flags & TASK_F_RETRY_EXC and not stop_of(t, handle)
             and (t.max_retries < 0 or attempt < t.max_retries)
             and (f is None or f.retry is None or isinstance(error, f.retry)))
 
@@ -270,8 +288,13 @@ cdef object put_error(Function f, object error):
         return put_value(_make_error(value, problem, True), base(the_only()), 0, "exception")
 
 
-cdef int fail(pr_task *t, Function f, object error) except -1:
+cdef int fail(uint64_t handle, TaskContext me, Function f, object error) except -1:
+    """Seal its returns with what it raised."""
+    cdef pr_task *t = task_at(C, handle)
     name = f.name if f is not None else getattr(error, "task_name", None)
+    if cancelled_by(handle, error):
+        children_too(handle, me.counter)
+        return store_error(t, cancelled_while(handle, name, error))
     return store_error(t, _make_error(error, name, False))
 
 
@@ -293,9 +316,12 @@ cdef int execute(uint64_t handle) except -1:
     enter(me, handle, t.depth)
     begin_task()
     try:
+        begin_users_code()
         f = function_of(t)
         _name = f.name
+        stop_if_asked(handle)
         result = run(t, f.call, &failed)
+        users_code(False)
         if C.forked:
             leave_fork(None)
         if failed:
@@ -304,15 +330,16 @@ cdef int execute(uint64_t handle) except -1:
             store_result(t, f.name, result)
         result = None
     except BaseException as e:
+        users_code(False)
         if C.forked:
             leave_fork(e)
         code = ends_with(e)
-        if code < 0 and isinstance(e, Exception) and to_retry(t, f, attempt, e):
+        if code < 0 and isinstance(e, Exception) and to_retry(handle, t, f, attempt, e):
             enter(me, 0, 0)
             end_task()
             retry(handle, t, attempt)
             return 1
-        fail(t, f, e)
+        fail(handle, me, f, e)
     enter(me, 0, 0)
     end_task()
     C.me.depth = 0
@@ -349,11 +376,16 @@ cdef class Call(TaskContext):
 
     def begin(self):
         """Decode the arguments and call the method: returns what it returns, a coroutine if it is
-        an async one.  None, with `over` set, if an argument is an error."""
+        an async one.  None, with `over` set, if an argument is an error, or if it was cancelled
+        while it waited here for its turn."""
         cdef pr_task *t = task_at(C, self.handle)
         cdef uint64_t failed = 0
-        self.attempt = set_running(self.handle, t)
+        self.attempt = take_up(self.handle, t)
+        if self.attempt < 0:
+            self.over = True
+            return None
         self.function = function_of(t)
+        refuse_cancelled(self.handle)
         result = run(t, self.function.call, &failed)
         if C.forked:
             leave_fork(None)
@@ -379,13 +411,13 @@ cdef class Call(TaskContext):
         if C.forked:
             leave_fork(error)
         if (code < 0 and isinstance(error, Exception)
-                and to_retry(t, self.function, self.attempt, error)):
+                and to_retry(self.handle, t, self.function, self.attempt, error)):
             s = at_load64(&t.state)
             at_store64(&t.state, (s & PR_LESS_ATTEMPT) | attempt_bits(self.attempt + 1))
             self.base = None
             self.counter = 0
             return True
-        fail(t, self.function, error)
+        fail(self.handle, self, self.function, error)
         self.done()
         if code >= 0:
             raise WorkerExit(code)
@@ -397,14 +429,8 @@ cdef class Call(TaskContext):
 
     @property
     def cancelled(self):
-        """Whether somebody has cancelled it."""
-        return not self.over and bool(at_load16(&task_at(C, self.handle).flags)
-                                      & TASK_F_CANCELLED)
-
-    @property
-    def group(self):
-        """Its concurrency group; 0 is the default one."""
-        return task_at(C, self.handle).group
+        """Not 0 if somebody has cancelled it: another number each time."""
+        return 0 if self.over else stop_of(task_at(C, self.handle), self.handle)
 
     @property
     def method(self):
@@ -413,9 +439,33 @@ cdef class Call(TaskContext):
 
 
 cdef Call new_call(uint64_t handle):
+    """None if it was cancelled since it was claimed."""
     cdef Call c = Call.__new__(Call)
-    enter(c, handle, task_at(C, handle).depth)
-    return c
+    cdef pr_task *t = task_at(C, handle)
+    enter(c, handle, t.depth)
+    c.group = t.group
+    # What was read is the call's if it is still ours: the node may cancel a call that waits here
+    # for its turn, and the record be another's at once.
+    return c if is_ours(handle, at_load64(&t.state)) else None
+
+
+cdef inline bint is_ours(uint64_t handle, uint64_t s) noexcept nogil:
+    return (gen_of(s) == gen_in(handle) and (s >> 48) & 0xFF == C.self
+            and ((s & 0xFF) == TASK_CLAIMED or (s & 0xFF) == TASK_RUNNING))
+
+
+cdef int take_up(uint64_t handle, pr_task *t) noexcept nogil:
+    """Set a claimed call running: its attempt, or -1 if the node has cancelled it before."""
+    cdef uint64_t s
+    while True:
+        s = at_load64(&t.state)
+        if not is_ours(handle, s):
+            return -1
+        if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_RUNNING):
+            break
+    C.me.started_ns = now_ns()
+    C.me.counter += 1
+    return attempt_of(s)
 
 
 # ---- the worker's loop ---------------------------------------------------------------------
@@ -433,11 +483,6 @@ def leave_fork(error):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code & 0xFF)
-
-
-def running():
-    """Whether a task of the user's runs in this process at this moment."""
-    return the_only().handle != 0
 
 
 def running_shaped():

@@ -25,7 +25,7 @@ from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 
 from pyray._core.errors import (
     ForeignObjectError, NodeDiedError, ObjectLostError, ObjectStoreFullError, OutOfRecordsError,
-    SessionError,
+    SessionError, TaskCancelledError,
 )
 
 cdef extern from *:
@@ -618,6 +618,8 @@ cdef object load_stored(ObjectID oid, pr_object *o, uint64_t s):
     if s & OBJ_ERROR:
         if type(value) is str:
             raise ObjectStoreFullError(f"a task failed, and its error could not be stored: {value}")
+        if type(value) is tuple:
+            raise TaskCancelledError(*value)
         raise value
     return value
 
@@ -749,6 +751,12 @@ def is_ready(ObjectID oid):
     """Whether an object is there."""
     check_id(oid)
     return bool(sealed(C, oid.handle))
+
+
+def is_put(ObjectID oid):
+    """Whether an object was made by `put`, and not by a task."""
+    check_id(oid)
+    return bool(oid.index & 0x80000000)
 
 
 def task_of(ObjectID oid):

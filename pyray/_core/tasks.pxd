@@ -1,5 +1,5 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from pyray._core.layout cimport pr_mailbox
+from pyray._core.layout cimport pr_mailbox, pr_task
 from pyray._core.mailboxes cimport Segments
 
 cdef class TaskContext:
@@ -28,8 +28,10 @@ cdef TaskContext here()
 cdef TaskContext the_only()
 cdef void set_variable(object variable)
 cdef bytes base(TaskContext me)
+cdef bytes task_id(pr_task *t, int attempt)
 cdef bytes current_base()
 cdef bint holds_for_tasks()
+cdef int hold_for_task(uint64_t handle, list ids) except -1
 cdef void sweep_too(object more)
 cdef object submit(Target f, tuple args, dict kwargs, Mailbox box)
 cdef object failed_call(Target f, uint64_t error, object instead)

@@ -32,6 +32,9 @@ from pyray._core.errors import OutOfRecordsError
 
 cdef Ctx *C = get_ctx()
 
+cdef enum:
+    NODE = 1                # the node's process slot
+
 # Flags of a Target, for Python.
 RETRY_EXCEPTIONS = TASK_F_RETRY_EXC
 STREAM = TASK_F_STREAM
@@ -46,6 +49,7 @@ cdef TaskContext _only = TaskContext()
 # In a process where several calls run at once: a context variable with the one that asks.
 cdef object _variable = None
 cdef object _sweep_more = None      # what else is to be swept
+cdef object _on_hold = None         # called when a task comes to hold ids and none did before
 
 
 # ---- who submits ---------------------------------------------------------------------------
@@ -75,15 +79,10 @@ cdef bytes base(TaskContext me):
     """The 20 bytes that ids made there hash from: the running task's own id."""
     cdef uint8_t out[20]
     cdef pr_task *t
-    cdef uint64_t attempt
     if me.base is None:
         if me.handle:
             t = task_at(C, me.handle)
-            task_digest(t.parent_id, t.counter, out)
-            attempt = attempt_of(at_load64(&t.state))
-            if attempt:
-                task_digest(out, attempt << 32, out)
-            me.base = (<const char *>out)[:20]
+            me.base = task_id(t, attempt_of(at_load64(&t.state)))
         elif C.me.role >= ROLE_WORKER:
             # A thread that a task left behind in its worker: a root of the process's own.
             task_digest(C.head.root_id, (<uint64_t>C.self << 32) | C.me.pid, out)
@@ -91,6 +90,15 @@ cdef bytes base(TaskContext me):
         else:
             me.base = (<const char *>C.head.root_id)[:20]
     return me.base
+
+
+cdef bytes task_id(pr_task *t, int attempt):
+    """A task's own 20 bytes.  Each attempt but the first has others, for its children's sake."""
+    cdef uint8_t out[20]
+    task_digest(t.parent_id, t.counter, out)
+    if attempt:
+        task_digest(out, <uint64_t>attempt << 32, out)
+    return (<const char *>out)[:20]
 
 
 cdef bytes current_base():
@@ -137,6 +145,10 @@ cdef int sweep_held() except -1:
         if (s & 0xFF) == TASK_DONE:
             if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
                 task_recycle(C, handle)
+        elif (s & 0xFF) == TASK_CLAIMED and (s >> 48) & 0xFF == NODE:
+            # It failed while it waited for arguments, and other tasks hang on its links: its record
+            # stays until they are there, but nobody is going to read them.
+            keep.append((handle, None))
         else:
             keep.append(entry)
     _held, keep = keep, _held
@@ -161,8 +173,26 @@ def sweep():
 set_sweep(sweep)
 
 
+def set_on_hold(on_hold):
+    """Have `on_hold()` called when this process begins to hold ids for a task: somebody is to sweep
+    from time to time until it holds none any more."""
+    global _on_hold
+    _on_hold = on_hold
+
+
 cdef bint holds_for_tasks():
     return len(_held) != 0
+
+
+cdef int hold_for_task(uint64_t handle, list ids) except -1:
+    """Keep what a task needs until it is done, and free its record then."""
+    _held.append((handle, ids))
+    return 0
+
+
+def holding():
+    """Whether this process holds ids on behalf of tasks."""
+    return bool(_held)
 
 
 cdef void sweep_too(object more):
@@ -192,7 +222,7 @@ cdef class Caller(Target):
 
     def __init__(self, function, bind, check):
         self.function = function
-        self.path = ArgumentPath(function)
+        self.path = ArgumentPath(getattr(function, "_name", "the task"))
         self.bind = bind
         self.check = check
         self.min_args = 0
@@ -343,6 +373,8 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         rets[i] = ret
         object_at(C, ret).task = handle
     if refs is not None:
+        if not _held and _on_hold is not None:
+            _on_hold()
         _held.append((handle, refs))
         for oid in refs:
             _held_bytes += object_at(C, oid.handle).size
@@ -415,20 +447,30 @@ cdef object mailbox_full():
 
 class ArgumentPath:
     """Names the root of a call's arguments in a serialization error; made before it is needed, so
-    it says it only when asked."""
+    it says it only when asked.
 
-    def __init__(self, function):
-        self.function = function
+    Parameters
+    ----------
+    name : str
+        Of what is called. Not the function or method itself: that one keeps this, and a cycle would
+        keep an actor alive after its last handle.
+    """
+
+    def __init__(self, name):
+        self.name = name
 
     def __str__(self):
-        return f"arguments of {getattr(self.function, '_name', 'the task')}: args"
+        return f"arguments of {self.name}: args"
 
 
 # ---- the rest ---------------------------------------------------------------------------------
 
 def held_tasks():
-    """Number of unfinished tasks that this process holds ids for."""
+    """Number of unfinished tasks that this process holds ids for; lets go of what others needed."""
+    if not C.attached or C.forked:
+        return 0
     sweep_held()
+    sweep_store()
     return len(_held)
 
 

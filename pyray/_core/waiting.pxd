@@ -3,10 +3,10 @@ from pyray._core.layout cimport pr_waiter
 
 cdef void set_task_thread(bint on)
 cdef void begin_task()
-cdef void end_task()
+cdef int end_task() except -1
 cdef uint32_t count_in(uint64_t *handles, Py_ssize_t n)
 cdef void count_out(uint32_t number)
-cdef int settle() except -1
+cdef int settle(bint interrupted=*) except -1
 cdef object refused()
 cdef int call_tick(int64_t ns, list ids) except -1
 cdef int64_t deadline(object timeout) except? -2

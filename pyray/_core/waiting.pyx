@@ -19,7 +19,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from pyray._core.dispatch cimport (
-    alone_on_cpu, announce, rescue, ring_node, token_release, token_resume,
+    alone_on_cpu, announce, rescue, ring_node, token_release, token_resume, token_take,
 )
 from pyray._core.layout cimport *
 from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_close, waiter_open
@@ -41,7 +41,6 @@ cdef Ctx *C = get_ctx()
 cdef enum:
     SPIN_NS = 30000         # a waiter looks this long before it parks
     CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
-    RESUME_NS = 3600000000000
 
 cdef unsigned long _task_thread = 0
 cdef bint _task_on = False          # a task of the user's runs
@@ -52,12 +51,19 @@ cdef bint _resuming = False         # its thread is about to take one again
 cdef uint32_t _mark = 0
 cdef object _doing = None           # (task's handle) -> what the task is doing, in words
 cdef object _tick = None            # called about every 0.1 s of a wait: (seconds, [ids])
+cdef object _interrupted = None     # called when Ctrl-C ends a wait of the driver's: ([ids])
 
 
 def set_tick(tick):
     """Have `tick(seconds, ids)` called some ten times a second by a wait that takes long."""
     global _tick
     _tick = tick
+
+
+def set_interrupted(interrupted):
+    """Have `interrupted(ids)` called when Ctrl-C has ended a wait of the driver's."""
+    global _interrupted
+    _interrupted = interrupted
 
 
 def set_doing(doing):
@@ -102,15 +108,18 @@ cdef void begin_task():
     _given_up = False
 
 
-cdef void end_task():
+cdef int end_task() except -1:
     """It is over.  What it left pending counts no more; without its CPU, the worker looks for one
-    together with its next task."""
+    together with its next task, but CPUs that the node lends an actor are to be had back."""
     global _task_on, _pending, _given_up
     _task_on = False
     _pending = 0
     if _given_up:
         _given_up = False
+        if C.me.shaped == SHAPED_BLOCKED:
+            unblock(False)
         at_store32(&C.me.blocked, 0)
+    return 0
 
 
 cdef uint32_t count_in(uint64_t *handles, Py_ssize_t n):
@@ -142,7 +151,7 @@ cdef void give_up(uint64_t *handles, Py_ssize_t n):
         block()
 
 
-cdef int settle() except -1:
+cdef int settle(bint interrupted=False) except -1:
     """Have the running task take its CPU again if it waits for nothing any more; called whenever
     its own thread comes by."""
     global _given_up, _resuming
@@ -150,9 +159,9 @@ cdef int settle() except -1:
         return 0
     _resuming = True
     try:
-        unblock()
-        _given_up = False
+        unblock(interrupted)
     finally:
+        _given_up = False
         _resuming = False
     if _pending:
         give_up(NULL, 0)    # another thread's wait began meanwhile
@@ -208,32 +217,49 @@ cdef void block() noexcept nogil:
     """The task that this process runs starts to wait: give its CPU to whoever can use it."""
     at_store32(&C.me.refused, 0)
     at_store32(&C.me.blocked, 1)
-    if C.me.shaped == SHAPED_RUNS:
+    if C.me.shaped == SHAPED_RUNS or C.me.shaped == SHAPED_WANTS:
         at_store32(&C.me.shaped, SHAPED_BLOCKED)
         ring_node(C)
-    elif C.me.role != ROLE_DEDICATED:
+    elif C.me.shaped == SHAPED_NONE and C.me.role != ROLE_DEDICATED:
         token_release(C)
         if queue_more(C):
             announce(C)
 
 
-cdef int unblock() except -1:
-    """Take the CPU again before the task goes on."""
+cdef int unblock(bint interrupted) except -1:
+    """Take the CPU again before the task goes on.
+
+    An interrupted task goes on at once, with or without one: all CPUs may be busy for hours, and it
+    is to end.
+    """
     cdef uint32_t seen
-    if C.me.shaped == SHAPED_BLOCKED:
-        at_store32(&C.me.shaped, SHAPED_WANTS)
-        ring_node(C)
-        while at_load32(&C.me.shaped) == SHAPED_WANTS and not at_load32(&C.dispatch.stopping):
-            with nogil:
-                seen = at_load32(&C.me.wake)
-                if at_load32(&C.me.shaped) == SHAPED_WANTS:
-                    at_store32(&C.me.parked, 1)
-                    futex_wait(&C.me.wake, seen, CHUNK_NS)
-                    at_store32(&C.me.parked, 0)
-    elif C.me.role != ROLE_DEDICATED:
-        with nogil:
-            token_resume(C, RESUME_NS)
-    at_store32(&C.me.blocked, 0)
+    cdef bint resumed
+    try:
+        if C.me.shaped == SHAPED_BLOCKED:
+            at_store32(&C.me.shaped, SHAPED_WANTS)
+            ring_node(C)
+            while (at_load32(&C.me.shaped) == SHAPED_WANTS and not interrupted
+                    and not at_load32(&C.dispatch.stopping)):
+                with nogil:
+                    seen = at_load32(&C.me.wake)
+                    if at_load32(&C.me.shaped) == SHAPED_WANTS:
+                        at_store32(&C.me.parked, 1)
+                        futex_wait(&C.me.wake, seen, CHUNK_NS)
+                        at_store32(&C.me.parked, 0)
+                PyErr_CheckSignals()
+        elif C.me.shaped == SHAPED_NONE and C.me.role != ROLE_DEDICATED:
+            if interrupted:
+                if C.me.token == 0:
+                    token_take(C)
+                return 0
+            while True:
+                with nogil:
+                    resumed = token_resume(C, CHUNK_NS)
+                if resumed or at_load32(&C.dispatch.stopping):
+                    break
+                PyErr_CheckSignals()
+    finally:
+        at_store32(&C.me.blocked, 0)
     return 0
 
 
@@ -252,7 +278,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                          bint stop_at_error, list ids) except -1:
     """Wait until `need` of the objects are sealed; how many are, which may be fewer at the time
     limit (`until`, monotonic ns; negative: none) or, if so told, when one is an error."""
-    cdef bint error = False, blocked = False
+    cdef bint error = False, blocked = False, interrupted = False
     cdef Py_ssize_t i, ready
     cdef int waiter
     cdef pr_waiter *w = NULL
@@ -332,6 +358,11 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                 if refusal is not None:
                     raise refusal
                 call_tick(now - start, ids)
+    except KeyboardInterrupt:
+        interrupted = True
+        if _interrupted is not None and C.me.role == ROLE_DRIVER and current_mapping() is mapping:
+            _interrupted(ids)
+        raise
     finally:
         C.inflight -= 1
         if current_mapping() is mapping:
@@ -339,7 +370,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
                 waiter_close(C, waiter)
             count_out(counted)
             if blocked:
-                settle()
+                settle(interrupted)
 
 
 cdef int64_t deadline(object timeout) except? -2:
@@ -473,6 +504,8 @@ def get(refs, *, timeout=None):
                 if type(oid) is ObjectID:
                     (<ObjectID>oid).asked = True
         raise without_core(error)
+    except KeyboardInterrupt as error:
+        raise without_core(error)
 
 
 def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
@@ -548,6 +581,8 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
             for i in range(n):
                 handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
             wait_for(handles, n, need, until, False, ids)
+        except KeyboardInterrupt as error:
+            raise without_core(error)
         finally:
             free(handles)
     ready = []

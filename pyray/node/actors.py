@@ -258,20 +258,22 @@ class Actors:
         if actor is not None:
             self._end(actor, core.node_cause(actor.handle) or self._died(actor, "was not made"))
 
-    def not_taken_up(self, slot: int) -> bool:
+    def leave(self, slot: int) -> Actor | None:
+        """The process in this slot is dead: the actor that it was, if it was one."""
+        return self.by_slot.pop(slot, None)
+
+    def not_taken_up(self, actor: Actor | None) -> bool:
         """A process died before it took up the creation task; whether that is to be placed again,
         and not because the process was killed to end the actor."""
-        actor = self.by_slot.get(slot)
         if actor is None:
             return True
         if actor.ending:
             return False  # `process_ended` does the rest
-        del self.by_slot[slot]
         actor.slot = actor.pid = 0
         core.node_placed(actor.handle, 0)
         return True
 
-    def process_ended(self, slot: int, code: int | None) -> tuple[str, str] | None:
+    def process_ended(self, actor: Actor, slot: int, code: int | None) -> tuple[str, str] | None:
         """An actor's process is gone: make it again, or settle what it leaves.
 
         Returns
@@ -279,9 +281,6 @@ class Actors:
         tuple of (str, str), or None
             The actor's name and a line for the driver's output, if it ended by a fault.
         """
-        actor = self.by_slot.pop(slot, None)
-        if actor is None:
-            return None
         _, _, leaving, _, _ = core.node_view(actor.handle)
         what, signal_name, exit_code = describe_exit(code)
         pid, actor.slot, actor.pid = actor.pid, 0, 0

@@ -22,10 +22,11 @@ from functools import partial
 from typing import Any
 
 from pyray import definitions, protocol
-from pyray._core import control, recovery, serializer, shm, store, tasks
-from pyray.exceptions import OwnerDiedError, WorkerCrashedError, describe_exit
+from pyray._core import cancelling, control, recovery, serializer, shm, store, tasks
+from pyray.exceptions import OwnerDiedError, SessionError, WorkerCrashedError, describe_exit
 from pyray.node import messages as m
 from pyray.node.actors import Actors
+from pyray.node.cancels import Cancels
 from pyray.node.dedicated import Dedicated
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
@@ -107,6 +108,7 @@ class Shell:
         self.fast_blocked = 0
         self.released = False
         self.crash: tuple[int, str, str | None, int | None] = (0, "ended", None, None)
+        self.forced = False  # that worker was killed to cancel its task
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -134,7 +136,8 @@ class Shell:
         limit = self.scheduler.process_limit
         size = self.config["num_cpus"]
         self.dedicated = Dedicated(self.workers, limit, size, self._fork, self._task_ended)
-        self.actors = Actors(self.config["namespace"], self._place_actor, self._forget_actor)
+        self.actors = Actors(self.config["namespace"], self._place_actor, self._forget)
+        self.cancels = Cancels(self.workers, self.name_of, self._forget)
         import multiprocessing
 
         import cloudpickle  # noqa: F401  (workers start with it)
@@ -155,6 +158,9 @@ class Shell:
                 timeout = max(0.0, next_tick - time.monotonic())
             if self.scheduler.deferring or control.wanted_tokens():
                 timeout = TURN_SECONDS
+            if self.cancels.busy:
+                self.cancels.work()
+                timeout = 0.0
             for fd, events in self.epoll.poll(timeout):
                 handler = self.by_fd.get(fd)
                 if handler is not None:
@@ -182,6 +188,7 @@ class Shell:
             or recovery.pending()
             or bool(self.shaped)
             or store.duties()
+            or tasks.holding()
         )
 
     def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
@@ -281,6 +288,8 @@ class Shell:
                 self.ended = True
             elif kind == protocol.CALL:
                 self._send(self._answer(payload))
+            elif kind == protocol.INTERRUPT:
+                self.cancels.interrupted(pickle.loads(payload))
 
     def _on_worker_call(self, worker: Worker, events: int) -> None:
         try:
@@ -306,12 +315,15 @@ class Shell:
                 worker.link.setblocking(False)
 
     def _answer(self, payload: bytes) -> bytes:
-        number, operation, args = pickle.loads(payload)
+        number, body = protocol.split(payload)
         try:
-            value = getattr(self, "call_" + operation)(*args)
-            return protocol.pickled(protocol.REPLY, (number, True, value))
+            operation, args = pickle.loads(body)
+            return protocol.reply(number, True, getattr(self, "call_" + operation)(*args))
         except Exception as error:
-            return protocol.pickled(protocol.REPLY, (number, False, error))
+            try:
+                return protocol.reply(number, False, error)
+            except Exception:
+                return protocol.reply(number, False, SessionError(f"{type(error)}: {error}"))
 
     def call_shape(
         self, request: dict[str, float], exclusive: bool = False, env: str | None = None
@@ -375,7 +387,15 @@ class Shell:
         self.shaped[task] = shape
         self.feed(m.TaskSubmitted(task, shape, depth))
 
-    def _forget_actor(self, task: int) -> None:
+    def call_cancel(self, task: int, force: bool, recursive: bool) -> None:
+        """Cancel a task."""
+        self.cancels.cancel(task, force, recursive)
+
+    def call_cancel_children(self, task: int) -> None:
+        """Cancel what a cancelled task has submitted."""
+        self.cancels.children(task)
+
+    def _forget(self, task: int) -> None:
         self.feed(m.TaskCancelled(task))
 
     def call_resources(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -618,7 +638,10 @@ class Shell:
                     self.workers[slot].retired = time.monotonic()
             case m.Requeue():
                 self.shaped.pop(i.task, None)
-                control.requeue(i.task, i.attempt)
+                if cancelling.cancelled(i.task):
+                    self._fail(i.task, "it was cancelled")
+                else:
+                    control.requeue(i.task, i.attempt)
             case m.FailTask():
                 self._fail(i.task, i.reason)
             case m.Dropped():
@@ -744,14 +767,16 @@ class Shell:
             self.ended = True  # workers go by themselves; nothing is to be replaced or retried
         slot = worker.slot
         # What an actor had taken is settled with the actor.
-        lost = None if slot in self.actors.by_slot else control.lost_task(slot)
+        # Now: what follows may fork another actor into this slot.
+        actor = self.actors.leave(slot)
+        lost = None if actor is not None else control.lost_task(slot)
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
         owner = OwnerDiedError(
             f"the worker that submitted this task (pid={worker.pid}) {what} before the task started"
         )
-        recovery.recover(slot, owner)
+        recovery.recover(slot, owner, worker.forced)
         del self.workers[slot]
         if self.ended:
             return
@@ -762,21 +787,23 @@ class Shell:
             again = view is not None and view[0] == TASK_NODE
             if again and worker.dedicated:
                 again = self.dedicated.died_before(worker, worker.task, what)
-            if view is not None and again and self.actors.not_taken_up(slot):
+            if view is not None and again and self.actors.not_taken_up(actor):
                 # It died before it took up what it was given.
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
-        said = self.actors.process_ended(slot, code)
+                actor = None
+        said = None if actor is None else self.actors.process_ended(actor, slot, code)
         if said is not None:
             name, line = said
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
-        if lost is not None and lost[1]:
+        if lost is not None and lost[1] and worker.forced is None:
             self._say_crash(worker, lost[0], what)
         if lost is not None:
             task, started = lost
             view = control.task_view(task)
             if view is not None:
                 self.crash = (worker.pid, what, signal_name, exit_code)
+                self.forced = worker.forced is not None
                 self.feed(m.TaskLost(task, started, view[1], view[2]))
         control.wake_everyone()
         self.look()
@@ -787,16 +814,22 @@ class Shell:
         if view is not None:
             name = self.name_of(task)
             line = f"this worker {what} while it ran {name}"
-            if view[2] < 0 or view[1] < view[2]:
+            again = view[2] < 0 or view[1] < view[2]
+            if again and not cancelling.cancelled(task):
                 line += f"; the task is run again (retry {view[1] + 1} of {view[2]})"
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
 
     def _fail(self, task: int, reason: str) -> None:
+        """Fail a task whose worker died."""
         view = control.task_view(task)
         if view is None:
             return
         pid, what, signal_name, exit_code = self.crash
         name = self.name_of(task)
+        if cancelling.cancelled(task):
+            how = "by force: its worker" if self.forced else "while it ran, and its worker"
+            cancelling.fail_cancelled(task, name, f"was cancelled {how} (pid={pid}) {what}")
+            return
         text = f"task {name}: its worker (pid={pid}) {what} while it ran"
         if view[1]:
             text += f", as in {view[1]} attempt(s) before"

@@ -16,7 +16,7 @@ LINE_CAP = 1 << 16
 # As in _core/layout.h.
 SHAPED_NONE, SHAPED_RUNS, SHAPED_BLOCKED, SHAPED_WANTS, SHAPED_ACTOR = range(5)
 PROC_ALIVE = 2
-TASK_NODE = 6
+TASK_WAITING, TASK_NODE = 1, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,8 @@ class Worker:
         The task with resources of its own that it was given.
     state : int
         Where that task stood when the shell last looked.
+    forced : list of bytes, or None
+        The ids of the task that the node kills it for (see `ids_of`), if it does.
     between : tuple of (int, float), or None
         How many tasks it had run when it was first seen between two of them, and when that was.
     """
@@ -135,6 +137,7 @@ class Worker:
         self.retired = 0.0
         self.task: int | None = None
         self.state = 0
+        self.forced: list[bytes] | None = None
         self.between: tuple[int, float] | None = None
 
     def close(self) -> None:

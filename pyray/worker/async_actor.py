@@ -12,7 +12,7 @@ from collections import deque
 from types import CoroutineType
 from typing import Any
 
-from pyray._core import actors, control, running
+from pyray._core import actors, control, futures, interrupts, running
 from pyray.worker.actor import BUSY_SECONDS, IDLE_SECONDS, chores
 from pyray.worker.threaded_actor import AHEAD, this_call
 
@@ -49,6 +49,10 @@ class Loop:
         self.ended = 0
         self.loop = asyncio.new_event_loop()
         self.tasks: set[asyncio.Task[None]] = set()
+        # Calls that have begun, with what they were last cancelled for.
+        self.begun: dict[running.Call, tuple[asyncio.Task[None], int]] = {}
+        # The node's signal, without a handler that would break into the loop.
+        self.loop.add_signal_handler(interrupts.SIGNAL, self._cancel)
         self.room = threading.Event()
         self.room.set()
         self.exit_code: int | None = None
@@ -93,12 +97,24 @@ class Loop:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def _cancel(self) -> None:
+        """Some call is to stop: cancel the asyncio tasks of those that are, once for each request.
+        Calls that have not begun are the node's to fail."""
+        for call, (task, told) in self.begun.items():
+            asked = call.cancelled
+            if asked and asked != told:
+                self.begun[call] = (task, asked)
+                task.cancel("this call was cancelled")
+
     async def _run(self, group: Group, call: running.Call) -> None:
         this_call.set(call)
         try:
             while True:
                 try:
                     result: Any = call.begin()
+                    task = asyncio.current_task()
+                    assert task is not None
+                    self.begun[call] = (task, 0)
                     if isinstance(result, CoroutineType) or hasattr(result, "__await__"):
                         result = await result
                     if not call.over:
@@ -111,6 +127,8 @@ class Loop:
             self.exit_code = int(e.code)
             self.loop.stop()
         finally:
+            self.begun.pop(call, None)
+            futures.settle()  # a wait of its in another thread may have given up the actor's CPUs
             group.running -= 1
             self.ended += 1
             if not self.room.is_set():

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from pyray import definitions, protocol, runtime_env
-from pyray._core import running, serializer, shm, store, tasks
+from pyray._core import interrupts, running, serializer, shm, store, tasks
 from pyray._core.errors import NodeDiedError
 from pyray._core.serial_errors import DefinitionNotFoundError
 from pyray.worker import environment
@@ -36,6 +36,9 @@ class NodeLink:
         self._sock = sock
         self._lock = threading.Lock()
         self._number = 0
+        # What has come of a reply stays here should an interrupt end the wait for the rest.
+        self._frames = protocol.Frames()
+        self._replies: list[tuple[int, bytes]] = []
 
     def call(self, operation: str, *args: Any) -> Any:
         """What the node answers; raises what it raises."""
@@ -43,14 +46,28 @@ class NodeLink:
 
         with self._lock:
             self._number += 1
-            self._sock.sendall(protocol.pickled(protocol.CALL, (self._number, operation, args)))
-            answer = protocol.read_frame(self._sock)
-        if answer is None:
-            raise NodeDiedError("the node process ended during this call")
-        _, ok, value = pickle.loads(answer[1])
+            # Half a message, or an answer that nobody reads, would spoil all that follow.
+            interrupts.hold_back()
+            try:
+                self._sock.sendall(protocol.call(self._number, operation, args))
+                number, body = self._next_reply()
+                while number != self._number:
+                    protocol.discard(body)  # of a call that was interrupted
+                    number, body = self._next_reply()
+            finally:
+                interrupts.let_through()
+        ok, value = pickle.loads(body)
         if not ok:
             raise value
         return value
+
+    def _next_reply(self) -> tuple[int, bytes]:
+        while not self._replies:
+            data = self._sock.recv(1 << 20)
+            if not data:
+                raise NodeDiedError("the node process ended during this call")
+            self._replies += self._frames.feed(data)
+        return protocol.split(self._replies.pop(0)[1])
 
 
 def main(slot: int, out: int, err: int, link: int, config: dict[str, Any], ready: int) -> None:
@@ -93,7 +110,9 @@ def _become_worker(
     shm.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, interrupts.on_signal)
+    signal.signal(interrupts.SIGNAL, interrupts.on_signal)
+    sys.unraisablehook = interrupts.on_unraisable
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
@@ -117,6 +136,7 @@ def _become_worker(
 
     node = NodeLink(socket.socket(fileno=link))
     session.become_worker(node, config)
+    interrupts.set_children(lambda task: node.call("cancel_children", task))
     running.set_worker_callbacks(load_function, make_error, before_shaped_task)
     serializer.set_hooks(
         store.ObjectID,
@@ -155,12 +175,6 @@ def _loop() -> int:
     code = actor.live(task)
     _drain()
     return code
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    """SIGINT ends the task that runs, and nothing if there is none."""
-    if running.running():
-        raise KeyboardInterrupt
 
 
 def _drain() -> None:

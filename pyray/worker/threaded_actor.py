@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Any
 
-from pyray._core import actors, control, running
+from pyray._core import actors, control, futures, running
 from pyray.worker.actor import BUSY_SECONDS, IDLE_SECONDS, chores
 
 # The call that the asking thread or coroutine runs.
@@ -86,6 +86,7 @@ def serve_in_threads(host: actors.Host, limits: list[int]) -> int:
     threads = Threads(host, limits)
     seconds = BUSY_SECONDS
     while True:
+        futures.settle()  # calls may have given up the actor's CPUs while they waited
         calls = host.take(seconds, 64) if threads.unfinished < AHEAD else []
         for call in calls:
             threads.submit(call)

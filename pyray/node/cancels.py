@@ -1,0 +1,175 @@
+"""Cancelling tasks: what the node does for ``cancel``, and when Ctrl-C has ended a wait.
+
+All of it happens here, in one thread: no two cancellations meet, and nobody else fails a task that
+is not its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from pyray._core import cancelling, control
+from pyray.node.workers import TASK_NODE, TASK_WAITING, Worker
+
+# What an interrupt in the driver may take of the node's time before it looks at other things.
+SLICE_SECONDS = 0.005
+# A process that does not stop within this is in the kernel for long, and cannot get away.
+STOP_SECONDS = 0.25
+
+
+class Cancels:
+    """Carries out cancellations.
+
+    Parameters
+    ----------
+    workers : mapping of int to Worker
+        The shell's: all workers by slot.
+    name_of : callable
+        ``name_of(task)``: what a task runs.
+    forget : callable
+        ``forget(task)``: have the scheduler forget a task that it has not placed.
+    """
+
+    def __init__(
+        self,
+        workers: Mapping[int, Worker],
+        name_of: Callable[[int], str],
+        forget: Callable[[int], None],
+    ) -> None:
+        self._workers = workers
+        self._name_of = name_of
+        self._forget = forget
+        self._condemned: list[Worker] = []
+        # After a Ctrl-C: tasks to be looked at, and those of them that run.
+        self._behind: deque[int] = deque()
+        self._begun: deque[int] = deque()
+        self._seen: set[int] = set()
+
+    # ---- ray.cancel ------------------------------------------------------------------------
+
+    def cancel(self, task: int, force: bool, recursive: bool) -> None:
+        """Cancel a task, if it is not over.
+
+        Raises
+        ------
+        ValueError
+            It is a call of an actor, and was to be ended by force.
+        """
+        about = cancelling.about(task)
+        if about is None:
+            return
+        if force and about[3]:
+            raise ValueError(
+                f"cancel(force=True) is not for a call of an actor, as {self._name_of(task)} is: "
+                "its process is the actor, with its state. Cancel without force, or end the actor "
+                "with kill()"
+            )
+        self._all([task], force, recursive)
+
+    def children(self, task: int) -> None:
+        """Cancel what a cancelled task has submitted, which ends now."""
+        if ids := cancelling.ids_of(task):
+            self._all(cancelling.children_of(set(ids)), False, True)
+
+    def _all(self, level: list[int], force: bool, recursive: bool) -> None:
+        """Cancel tasks, their children, and so on: parents first, so that they do not fail with
+        their children's errors."""
+        while level:
+            ids = [i for task in level for i in self._one(task, force, recursive)]
+            level = cancelling.children_of(set(ids)) if ids and recursive else []
+        # Only now, when they had no time to submit more.
+        for worker in self._condemned:
+            os.kill(worker.pid, signal.SIGKILL)
+        self._condemned.clear()
+        control.look_again()
+
+    def _one(self, task: int, force: bool, recursive: bool) -> list[bytes]:
+        """Cancel one task: the ids that its children know it by, if it has begun."""
+        while True:
+            about = cancelling.about(task)
+            if about is None:
+                return []
+            _, _, creates, call = about
+            if creates:
+                return []  # an actor is ended by kill()
+            ids = cancelling.ids_of(task) if recursive else []
+            if self._drop(task):
+                return ids
+            slot = cancelling.stop(task, recursive)
+            if slot == 0:
+                return []  # it is over
+            if slot == 1:
+                continue  # queued again meanwhile
+            worker = self._workers.get(slot)
+            if worker is None:
+                return ids  # dead: what comes after that sees that it is cancelled
+            if force and not call and self._seize(worker, task):
+                self._condemned.append(worker)
+            else:
+                cancelling.interrupt(worker.pid)
+            return ids
+
+    def _drop(self, task: int) -> bool:
+        """Fail a task if it has not begun; whether it had not."""
+        status = cancelling.drop(task, self._name_of(task))
+        if status == TASK_NODE:
+            self._forget(task)
+        return bool(status)
+
+    def _seize(self, worker: Worker, task: int) -> bool:
+        """Stop a process in order to kill it; False, and it goes on, if it does not run the task.
+
+        Stopped, because it might be through with the task, and at another, before it is hit.
+        """
+        try:
+            os.kill(worker.pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            return False
+        how = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        deadline = time.monotonic() + STOP_SECONDS
+        while os.waitid(os.P_PIDFD, worker.pidfd, how) is None and time.monotonic() < deadline:
+            time.sleep(0.00005)
+        if cancelling.runs(task, worker.slot):
+            worker.forced = cancelling.ids_of(task)
+            return True
+        os.kill(worker.pid, signal.SIGCONT)
+        return False
+
+    # ---- Ctrl-C ----------------------------------------------------------------------------
+
+    def interrupted(self, tasks: list[int]) -> None:
+        """Cancel what an interrupted wait of the driver's waited for, by and by: see `work`."""
+        self._behind.extend(tasks)
+
+    @property
+    def busy(self) -> bool:
+        """Whether `work` is to be called."""
+        return bool(self._behind or self._begun)
+
+    def work(self) -> None:
+        """Do a slice of it: first what has not begun, that it does not begin meanwhile."""
+        deadline = time.monotonic() + SLICE_SECONDS
+        while time.monotonic() < deadline:
+            if self._behind:
+                self._look_behind(self._behind.popleft())
+            elif self._begun:
+                self._all([self._begun.popleft()], False, True)
+            else:
+                self._seen.clear()
+                control.look_again()
+                return
+
+    def _look_behind(self, task: int) -> None:
+        about = cancelling.about(task)
+        if task in self._seen or about is None:
+            return
+        self._seen.add(task)
+        status, attempt, _, _ = about
+        if status == TASK_WAITING:
+            self._behind.extend(cancelling.awaited_by(task))
+        if attempt or not self._drop(task):
+            self._begun.append(task)
