@@ -14,6 +14,8 @@ from pyray._core.layout cimport *
 
 import os
 
+from pyray._core.errors import SessionError
+
 cdef extern from "<sys/mman.h>" nogil:
     int memfd_create(const char *name, unsigned int flags)
     int MFD_CLOEXEC
@@ -232,6 +234,13 @@ def epoch():
 def forked():
     """Whether this process was forked by user code from one that is attached."""
     return bool(_ctx.forked)
+
+
+def root_id():
+    """The session's 20 random bytes, which are the id of the driver's root task."""
+    if not _ctx.attached:
+        raise SessionError("there is no session in this process any more")
+    return (<const char *>_ctx.head.root_id)[:20]
 
 
 def self_slot():

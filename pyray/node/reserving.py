@@ -33,6 +33,11 @@ class Reserving(Questions):
     _places_used: int
     _places_apart: int
 
+    @property
+    def lent_tokens(self) -> int:
+        """Tokens that actors and groups have for as long as they like."""
+        return self._lent
+
     # ------------------------------------------------------------------------- groups
 
     def _on_group_requested(self, event: m.GroupRequested, out: list[m.Instruction]) -> bool:
