@@ -226,7 +226,7 @@ def check_ref(ObjectID ref):
 
 
 def new_ref():
-    """The object that an actor lives as long as."""
+    """An object without a value yet: what an actor lives as long as, or what the node seals."""
     cdef TaskContext me = here()
     cdef uint64_t handle
     cdef ObjectID oid
@@ -237,6 +237,12 @@ def new_ref():
     oid = new_id(handle, base(me), me.counter, 0)
     escape(oid)
     return oid
+
+
+def seal_ref(ObjectID ref, value, bint error):
+    """Give it a value, or have it raise an exception; not where it has one."""
+    if alive(C, ref.handle) and not sealed(C, ref.handle):
+        store_value(ref.handle, value, OBJ_ERROR if error else 0, OWN, None)
 
 
 def abandon_ref(ObjectID ref):
@@ -462,7 +468,7 @@ def node_create(uint64_t actor, ObjectID ref, uint32_t func, int shape, int dept
     t.window = 0
     t.func = func
     t.shape = <uint16_t>shape
-    t.group = 0
+    t.group = <uint16_t>(shape >> 16)
     t.depth = <uint16_t>depth
     t.submitter = <uint16_t>C.self
     t.nreturns = 1

@@ -651,7 +651,7 @@ cdef int run_assigned(uint64_t handle) except -1:
         finally:
             at_store32(&C.me.shaped, SHAPED_NONE)
             ring_node(C)
-            _before_shaped(";1")
+            _before_shaped(";1;")
     else:
         at_store32(&C.me.shaped, SHAPED_NONE)
         ring_node(C)
