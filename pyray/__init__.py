@@ -26,6 +26,7 @@ from pyray.api import (
     wait,
 )
 from pyray.cancelling import cancel
+from pyray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from pyray.serialization import register_custom_serializer
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "ActorProxy",
+    "DynamicObjectRefGenerator",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RemoteFunction",
     "__version__",
     "arrow_stream",

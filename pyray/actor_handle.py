@@ -34,7 +34,8 @@ class ActorMethod(actors.MethodCaller):
         self._method = name
         self._options = options
         self.min_args, self.max_args = known.least, known.most
-        self._returns(options.get("num_returns", known.nreturns))
+        window = options.get("_generator_backpressure_num_objects", known.window)
+        self.returns(options.get("num_returns", known.nreturns), max(0, window))
         retries = options.get("max_task_retries", known.retries)
         self.max_retries = (
             handle._pyray_settings["max_task_retries"] if retries is None else retries
@@ -43,14 +44,7 @@ class ActorMethod(actors.MethodCaller):
             self.flags |= tasks.RETRY_EXCEPTIONS
         group = options.get("concurrency_group")
         self.group = known.group if group is None else interface.group(group, name)
-        self.window = max(0, options.get("_generator_backpressure_num_objects", known.window))
         self.max_pending = max(0, handle._pyray_settings["max_pending_calls"])
-
-    def _returns(self, n: int | str) -> None:
-        if isinstance(n, int):
-            self.nreturns = n
-        else:
-            raise TypeError("generators are not there yet")
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options for the calls made through what this returns.

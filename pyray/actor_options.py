@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyray.options import CLUSTER_ONLY, check_exceptions, check_options, check_whole
+from pyray.options import (
+    CLUSTER_ONLY,
+    check_exceptions,
+    check_options,
+    check_returns,
+    check_whole,
+    check_window,
+)
 
 # Shared with functions, and checked there.
 _COMMON = ("num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env")
@@ -137,14 +144,8 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
             )
         if value is not None:
             out[name] = value
-    n = out.get("num_returns")
-    if isinstance(n, str):
-        if n not in ("streaming", "dynamic"):
-            raise ValueError(
-                f"{what}: num_returns is a number, 'streaming' or 'dynamic', not {n!r}"
-            )
-    elif n is not None:
-        check_whole(n, "num_returns", what, 0, 65535)
+    if "num_returns" in out:
+        check_returns(out["num_returns"], what)
     if "max_task_retries" in out:
         check_whole(out["max_task_retries"], "max_task_retries", what, -1, 32767)
     if "retry_exceptions" in out:
@@ -152,7 +153,6 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
     for name in ("concurrency_group", "name"):
         if name in out and not isinstance(out[name], str):
             raise TypeError(f"{what}: {name} is a string, not {out[name]!r}")
-    ahead = out.get("_generator_backpressure_num_objects")
-    if ahead is not None:
-        check_whole(ahead, "_generator_backpressure_num_objects", what, -1, MOST)
+    if "_generator_backpressure_num_objects" in out:
+        check_window(out["_generator_backpressure_num_objects"], what)
     return out

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyray import runtime_env, session
 from pyray._core import tasks
+from pyray._core.generators import DynamicObjectRefGenerator, local_generator
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get
 from pyray.exceptions import PyrayError
@@ -43,6 +44,8 @@ def call(
     """
     global _env
     n = options["num_returns"]
+    n = 1 if n is None else n
+    refs: list[Any] = []
     outer = _env
     try:
         _env = environment_of(options) if env is None else env
@@ -50,6 +53,10 @@ def call(
         named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
         with environment.applied(_env):
             result = function(*values, **named)
+            if isinstance(n, str):
+                for value in _yielded(result, name, n):
+                    refs.append(tasks.put_result(value, False))
+                return _generator(refs, None, n)
         if n < 0:
             return result
         if n > 1:
@@ -62,9 +69,48 @@ def call(
         ids = [tasks.put_result(value, False) for value in results]
     except Exception as error:
         stored = error if isinstance(error, PyrayError) else make_error(error, name, False)
+        if isinstance(n, str):
+            return _generator([*refs, tasks.put_result(stored, True)], stored, n)
         if n < 0:
             return stored
         ids = [tasks.put_result(stored, True) for _ in range(n)]
     finally:
         _env = outer
     return ids[0] if n == 1 else ids if n else None
+
+
+def _yielded(result: Any, name: str, how: str) -> Any:
+    """What a generator yields, an async one too."""
+    if hasattr(result, "__anext__"):
+        return _synchronous(result)
+    if hasattr(result, "__next__"):
+        return result
+    raise ValueError(
+        f"{name} was called with num_returns={how!r}, so it has to return a generator; it "
+        f"returned a value of type {type(result).__name__}"
+    )
+
+
+def _generator(refs: list[Any], error: BaseException | None, how: str) -> Any:
+    """What the call returns, when all has been yielded."""
+    if how == "dynamic":
+        return tasks.put_result(DynamicObjectRefGenerator(refs), False)
+    return local_generator(refs, tasks.put_result(error, error is not None))
+
+
+def _synchronous(values: Any) -> Any:
+    """An async generator's values, one after the other."""
+    import asyncio
+
+    with asyncio.Runner() as runner:
+        try:
+            while True:
+                yield runner.run(_following(values))
+        except StopAsyncIteration:
+            return
+        finally:
+            runner.run(values.aclose())
+
+
+async def _following(values: Any) -> Any:
+    return await anext(values)

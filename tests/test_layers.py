@@ -17,7 +17,7 @@ PACKAGE = Path(pyray.__file__).parent
 LAYERS = [
     ["_core"],
     ["_task_error"],
-    ["exceptions", "serialization", "protocol", "machine"],
+    ["exceptions", "serialization", "protocol", "machine", "generators"],
     ["runtime_env"],
     ["options"],
     ["actor_options"],

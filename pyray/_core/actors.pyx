@@ -40,6 +40,7 @@ from pyray._core.store cimport (
     OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, new_id, new_record,
     put_value, store_value,
 )
+from pyray._core.streams cimport settle_stream
 from pyray._core.tasks cimport (
     Mailbox, Target, TaskContext, base, failed_call, here, split, submit, sweep_too, the_only,
 )
@@ -51,6 +52,9 @@ from pyray._core.store import unpack
 from pyray._core.tasks import ArgumentPath
 
 cdef Ctx *C = get_ctx()
+
+cdef enum:
+    SOON_NS = 50000000
 
 # The mailboxes that this process calls into, by actor: kept until the actor is dead and settled.
 cdef dict _boxes = {}
@@ -324,7 +328,8 @@ cdef class Host:
         free(self.reader)
 
     def serve(self, double seconds):
-        """Run calls, one at a time, until there was none for `seconds`, or it is time to end.
+        """Run calls, one at a time, until there was none for `seconds` (after a call, not longer
+        than SOON_NS), or it is time to end.
 
         Returns the number of calls run; raises WorkerExit if one ended the actor.
         """
@@ -344,6 +349,7 @@ cdef class Host:
                     pass
                 settle(C, self.reader, self.reader.last)
                 n += 1
+                timeout = min(timeout, SOON_NS)     # what it left is to be let go of soon
                 do_chores(n)
         finally:
             set_task_thread(False)
@@ -645,8 +651,11 @@ cdef Py_ssize_t calls_left(uint64_t actor, uint32_t p, uint32_t slot) noexcept n
 
 
 cdef bint returns_sealed(pr_task *t) noexcept nogil:
+    """Whether a task whose process is dead had come to its end."""
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
+    if t.flags & TASK_F_STREAM:
+        settle_stream(C, t)
     for i in range(t.nreturns):
         if alive(C, rets[i]) and not sealed(C, rets[i]):
             return False

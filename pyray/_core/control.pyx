@@ -15,6 +15,7 @@ from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
 from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.running cimport finish, store_error_at
+from pyray._core.streams cimport settle_stream
 
 cdef Ctx *C = get_ctx()
 
@@ -292,6 +293,8 @@ def lost_task(uint32_t p):
         return None
     if (s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING:
         return None
+    if t.flags & TASK_F_STREAM:
+        settle_stream(C, t)
     if (s & 0xFF) == TASK_RUNNING and t.nreturns:
         rets = returns_of(C, t)
         for i in range(t.nreturns):

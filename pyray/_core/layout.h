@@ -58,6 +58,7 @@ enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3 };
 #define OBJ_NESTED (1ULL << 12)    /* the value contains ids (listed at the end of its payload) */
 #define OBJ_ACKED (1ULL << 13)     /* the owner holds the ids inside: the writer may let go */
 #define OBJ_ACTOR (1ULL << 14)     /* an actor lives as long as this: whoever frees tells the node */
+#define OBJ_CELL (1ULL << 15)      /* its data is a pr_cell, its `off` the cell's credit */
 
 enum {
     TASK_FREE = 0,
@@ -74,7 +75,7 @@ enum {
 #define TASK_F_ARGS_OBJECT 8 /* arguments lie in the object args_object */
 #define TASK_F_RETRY_EXC 16  /* retry_exceptions */
 #define TASK_F_CREATES 32    /* makes the actor in `actor`, instead of being a call of it */
-#define TASK_F_STREAM 128    /* its return is the first cell of a stream */
+#define TASK_F_STREAM 128    /* its returns are the cell to fill next, and the end of the stream */
 #define TASK_F_DYNAMIC 256   /* it yields values: its return is the list of their ids */
 
 /* What the node writes to have a task stop.  It bears the generation, since the task may have ended,
@@ -213,6 +214,17 @@ typedef struct {
     uint8_t data[PR_INLINE_OBJECT];
 } pr_object;
 
+/* A link of a stream, in the data of its object; written by the runner.  `index` is there before
+ * the runner fills the cell, so that whoever clears up after it knows how far it had come. */
+typedef struct {
+    uint32_t index;        /* how many cells come before this one */
+    uint8_t parent[20];    /* with counter: the task's id, from which value and next have theirs */
+    uint64_t counter;
+    uint64_t value;        /* handle of the object that was yielded; 0: the stream ends here */
+    uint64_t next;         /* handle of the next cell */
+} pr_cell;
+#define PR_CELLS (1ULL << 63)      /* in the counter of cells' ids: values have those without */
+
 typedef struct {
     uint64_t object;       /* handle */
     uint64_t next;         /* stack link, see PR_LINK */
@@ -227,7 +239,7 @@ typedef struct {
     uint64_t args_object;  /* submitter: handle, with TASK_F_ARGS_OBJECT */
     uint64_t counter;      /* submitter: with parent_id the task's id */
     uint64_t actor;        /* submitter: handle of the actor that it is a call of, or 0 */
-    uint64_t cell;         /* runner of a stream: the cell that it fills next */
+    uint64_t cell;         /* runner of a stream: the cell that comes next, while it fills one */
     uint32_t func;         /* number of the definition; of the method in its class, for a call */
     uint32_t ext_size;
     uint32_t produced;     /* runner of a stream: cells filled, by all attempts */
@@ -294,6 +306,7 @@ typedef struct {
 #define PR_WAITER_MULTI 0xFFFFFFFFu
 
 _Static_assert(sizeof(pr_object) == PR_GRANULE, "an object record is one granule");
+_Static_assert(sizeof(pr_cell) <= PR_INLINE_OBJECT, "a cell fits in its record");
 _Static_assert(sizeof(pr_task) == 2 * PR_GRANULE, "a task record is two granules");
 _Static_assert(sizeof(pr_actor) == 128, "an actor is two lines");
 _Static_assert(sizeof(pr_mailbox) == 128, "a mailbox is two lines");

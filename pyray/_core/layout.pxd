@@ -60,6 +60,8 @@ cdef extern from "layout.h" nogil:
     const uint64_t OBJ_NESTED
     const uint64_t OBJ_ACKED
     const uint64_t OBJ_ACTOR
+    const uint64_t OBJ_CELL
+    const uint64_t PR_CELLS
     const uint32_t PR_WAITER_MULTI
     enum:
         PR_LAYOUT_VERSION
@@ -213,6 +215,12 @@ cdef extern from "layout.h" nogil:
         uint64_t off
         uint64_t size
         uint8_t data[PR_INLINE_OBJECT]
+    ctypedef struct pr_cell:
+        uint32_t index
+        uint8_t parent[20]
+        uint64_t counter
+        uint64_t value
+        uint64_t next
     ctypedef struct pr_dep:
         uint64_t object
         uint64_t next

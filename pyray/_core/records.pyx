@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from pyray._core.layout cimport *
-from pyray._core.shm cimport Ctx, actor_at, object_at, task_at
+from pyray._core.shm cimport Ctx, actor_at, get_ctx, object_at, task_at
 
 cdef extern from *:
     """
@@ -269,3 +269,18 @@ cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil:
                     and not hopeless(c, t)):
                 n += 1
     return n
+
+
+def live_records():
+    """How many records of (objects, tasks) are in use in the session, actors' refs included."""
+    cdef Ctx *c = get_ctx()
+    cdef uint32_t k, i
+    cdef uint64_t objects = 0, tasks = 0
+    for k in range(1, min(at_load32(&c.head.chunks_used), <uint32_t>c.head.n_chunks)):
+        if c.chunks[k].kind == KIND_OBJECTS:
+            for i in range(PR_CHUNK_GRANULES):
+                objects += (object_at(c, k * PR_CHUNK_GRANULES + i).state & 0xFF) != OBJ_FREE
+        elif c.chunks[k].kind == KIND_TASKS:
+            for i in range(0, PR_CHUNK_GRANULES, 2):
+                tasks += (task_at(c, k * PR_CHUNK_GRANULES + i).state & 0xFF) != TASK_FREE
+    return objects, tasks

@@ -97,6 +97,8 @@ cdef int take_over(uint32_t p) except -1:
             s = at_load64(&o.state)
             if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
                 continue
+            if s & OBJ_CELL and s & OBJ_ACKED:
+                continue        # its reader has taken out what it needs
             if (o.owner == p and s & OBJ_ACKED) or (o.liable == p and not s & OBJ_ACKED):
                 take_over_nested(handle_of(slot, s))
     return 0

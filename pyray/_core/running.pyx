@@ -23,19 +23,25 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, has_duties, load_raw, put_value,
-    say_unseen, store_value,
+    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, load_raw, put_value, say_unseen,
+    store_value,
 )
-from pyray._core.tasks cimport TaskContext, base, here, holds_for_tasks, set_variable, the_only
+from pyray._core.streams cimport new_item, new_writer
+from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
+from pyray._core.yielding cimport store_each, store_items, store_return, write_all
 
 import os
 import sys
 
 from pyray._core.errors import ActorExit, ObjectLostError
+from pyray._core.generators import DynamicObjectRefGenerator
 from pyray._core.tasks import sweep
 
 cdef Ctx *C = get_ctx()
+
+cdef enum:
+    SOON_NS = 50000000
 
 cdef dict _functions = {}
 cdef object _load_function = None
@@ -166,15 +172,26 @@ cdef int store_error_at(uint64_t task, object error) except -1:
     return store_error(task_at(C, task), error)
 
 
-cdef int store_result(pr_task *t, str name, object result) except -1:
-    """Seal the returns with what the function returned."""
+cdef int store_result(uint64_t handle, Function f, int attempt, object result,
+                      bint alone) except -1:
+    """Seal the returns with what the function returned, or yields; `alone`, see yielding.pyx."""
+    cdef pr_task *t = task_at(C, handle)
     cdef uint64_t *rets
     cdef int i
+    cdef str name = f.name
+    if t.flags & TASK_F_STREAM:
+        return write_all(handle, name, result, alone)
+    if t.flags & TASK_F_DYNAMIC:
+        result = collect(handle, f, attempt, result, alone)
+        if C.forked:
+            return 0
     if t.nreturns == 1:
         return store_value(t.ret0, result, 0, RESULT, "result")
     if t.nreturns == 0:
         return 0
     rets = returns_of(C, t)
+    if hasattr(result, "__next__"):
+        return store_each(handle, name, result, alone)
     if not isinstance(result, (tuple, list)):
         try:
             result = tuple(result)
@@ -186,11 +203,28 @@ cdef int store_result(pr_task *t, str name, object result) except -1:
         raise ValueError(f"{name} was to return {t.nreturns} values (num_returns), but "
                          f"returned {len(result)}")
     for i in range(t.nreturns):
-        # An earlier attempt may have sealed it, and its id been dropped since.
-        if alive(C, rets[i]) and not sealed(C, rets[i]):
-            store_value(rets[i], result[i], 0,
-                        RESULT if i == t.nreturns - 1 else RESULT_MORE, "result")
+        store_return(rets[i], result[i], RESULT if i == t.nreturns - 1 else RESULT_MORE)
     return 0
+
+
+cdef object collect(uint64_t handle, Function f, int attempt, object values, bint alone):
+    """num_returns="dynamic": the ids of all that is yielded; an exception is the last one's value,
+    unless it has the task run again."""
+    cdef list refs = []
+    try:
+        store_items(handle, f.name, values, refs, alone)
+    except Exception as e:
+        if C.forked:
+            raise
+        refs.append(error_item(handle, f, attempt, <uint32_t>len(refs) + 1, e))
+    return DynamicObjectRefGenerator(refs)
+
+
+cdef object error_item(uint64_t handle, Function f, int attempt, uint32_t index, object error):
+    cdef pr_task *t = task_at(C, handle)
+    if to_retry(handle, t, f, attempt, error) or cancelled_by(handle, error):
+        raise error
+    return new_item(t, index, _make_error(error, f.name, False), OBJ_ERROR)
 
 
 cdef object load_argument(uint64_t handle):
@@ -327,7 +361,9 @@ cdef int execute(uint64_t handle) except -1:
         if failed:
             store_error(t, load_raw(failed, None))
         else:
-            store_result(t, f.name, result)
+            store_result(handle, f, attempt, result, True)
+            if C.forked:
+                leave_fork(None)    # a generator's child
         result = None
     except BaseException as e:
         users_code(False)
@@ -396,10 +432,11 @@ cdef class Call(TaskContext):
 
     def finish(self, result):
         """Seal its returns."""
-        cdef pr_task *t = task_at(C, self.handle)
         if C.forked:
             leave_fork(None)
-        store_result(t, self.function.name, result)
+        store_result(self.handle, self.function, self.attempt, result, False)
+        if C.forked:
+            leave_fork(None)
         self.done()
 
     def fail(self, error):
@@ -431,6 +468,35 @@ cdef class Call(TaskContext):
     def cancelled(self):
         """Not 0 if somebody has cancelled it: another number each time."""
         return 0 if self.over else stop_of(task_at(C, self.handle), self.handle)
+
+    @property
+    def yields(self):
+        """How what it yields is wanted: "streaming", "dynamic", or the number of its returns."""
+        cdef pr_task *t = task_at(C, self.handle)
+        return ("streaming" if t.flags & TASK_F_STREAM
+                else "dynamic" if t.flags & TASK_F_DYNAMIC else t.nreturns)
+
+    def writer(self):
+        """Its end of the stream; `finish_stream` when that is written."""
+        return new_writer(self.handle)
+
+    def finish_stream(self):
+        """The stream is written."""
+        self.done()
+
+    def item(self, index, value):
+        """num_returns="dynamic": the id of a value that it has yielded."""
+        return new_item(task_at(C, self.handle), index + 1, value, 0)
+
+    def failed_item(self, index, error):
+        """The same of an exception; raises it if the call is to be begun again."""
+        return error_item(self.handle, self.function, self.attempt, index + 1, error)
+
+    def finish_items(self, refs):
+        """Seal the return with the ids of what it has yielded."""
+        store_value(task_at(C, self.handle).ret0, DynamicObjectRefGenerator(refs), 0, RESULT,
+                    "result")
+        self.done()
 
     @property
     def method(self):
@@ -500,13 +566,14 @@ cdef int do_chores(Py_ssize_t n) except -1:
     if at_load_relaxed32(&C.dispatch.sweep) != _sweeps:
         _sweeps = at_load32(&C.dispatch.sweep)
         sweep()
-    elif n % 16 == 0 and (has_duties() or holds_for_tasks()):
+    elif n % 16 == 0 and holds_for_others():
         sweep()
     return 0
 
 
 def work(double seconds):
-    """Run tasks until there was none for `seconds`, or the session ends.
+    """Run tasks until there was none for `seconds`, or the session ends; after a task, not longer
+    than SOON_NS.
 
     Returns the number of tasks run.
 
@@ -533,6 +600,7 @@ def work(double seconds):
                 PyErr_CheckSignals()
                 return n
             n += 1
+            timeout = min(timeout, SOON_NS)     # what the task left is to be let go of soon
             do_chores(n)
     finally:
         set_task_thread(False)

@@ -16,6 +16,7 @@ cdef class ObjectID:
     cdef bytes _binary(self)
 
 cdef ObjectID new_id(uint64_t handle, bytes parent, uint64_t counter, uint32_t index)
+cdef ObjectID adopt(uint64_t handle, bytes parent, uint64_t counter, uint32_t index)
 cdef int check_session() except -1
 cdef int check_id(ObjectID oid) except -1
 cdef uint64_t new_record() except 0
@@ -32,6 +33,7 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
 cdef object load_value(ObjectID oid)
 cdef object load_raw(uint64_t handle, object pin)
 cdef object borrow_for_view(uint64_t handle)
+cdef uint64_t new_object(object value, uint64_t flags, object root) except 0
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()

@@ -337,7 +337,6 @@ def unpack(bytes packed):
     cdef uint64_t nonce, handle, counter
     cdef uint32_t index
     cdef object address
-    cdef ObjectID oid
     check_session()
     if len(packed) != PACKED_BYTES:
         raise ValueError(f"a packed id has {PACKED_BYTES} bytes, not {len(packed)}")
@@ -351,11 +350,20 @@ def unpack(bytes packed):
         return <object><PyObject *><size_t>address
     memcpy(&counter, p + 36, 8)
     memcpy(&index, p + 44, 4)
+    return adopt(handle, packed[16:36], counter, index)
+
+
+cdef ObjectID adopt(uint64_t handle, bytes parent, uint64_t counter, uint32_t index):
+    """An id that came in from another process, which holds the object while this one begins to."""
+    cdef ObjectID oid
+    cdef object address = _interned.get(handle)
+    if address is not None:
+        return <ObjectID><PyObject *><size_t>address
     if not hold(C, handle):
         raise ObjectLostError(
             "an ObjectID inside a value refers to an object that is gone: the process that owned "
             "it died, or the id was kept as bytes while nothing held the object")
-    oid = new_id(handle, packed[16:36], counter, index)
+    oid = new_id(handle, parent, counter, index)
     oid.escaped = True
     _interned[handle] = <size_t><PyObject *>oid
     return oid
@@ -390,7 +398,8 @@ cdef int sweep_store():
             drop_contained(handle)
         else:
             s = at_load64(&object_at(C, handle).state)
-            if s & OBJ_ACKED and object_at(C, handle).owner != C.self:
+            # Of a cell the reader holds what it needs, and no longer what the cell contains.
+            if s & OBJ_ACKED and (s & OBJ_CELL or object_at(C, handle).owner != C.self):
                 _contained.pop(handle, None)
     return 0
 
@@ -571,7 +580,15 @@ cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
 
 cdef list nested_ids(pr_object *o):
     cdef uint64_t count
-    cdef const char *end = C.readonly + o.off + o.size
+    cdef const char *end
+    cdef pr_cell *cell
+    cdef bytes parent
+    if at_load64(&o.state) & OBJ_CELL:
+        cell = <pr_cell *>o.data
+        parent = (<const char *>cell.parent)[:20]
+        return [adopt(cell.value, parent, cell.counter, cell.index + 1),
+                adopt(cell.next, parent, cell.counter | PR_CELLS, cell.index + 1)]
+    end = C.readonly + o.off + o.size
     memcpy(&count, end - 8, 8)
     cdef const char *at = end - 8 - count * PACKED_BYTES
     return [unpack(at[i * PACKED_BYTES:(i + 1) * PACKED_BYTES]) for i in range(count)]
@@ -583,6 +600,8 @@ cdef object load_raw(uint64_t handle, object holder):
     cdef uint64_t s = at_load64(&o.state)
     cdef uint64_t size = o.size
     cdef uint64_t count
+    if s & OBJ_CELL:
+        return None     # it has no value: streams.pyx reads it
     if s & OBJ_INLINE:
         return decode_inline(<const char *>o.data, size)
     if s & OBJ_COMPACT:
@@ -597,7 +616,7 @@ cdef object load_value(ObjectID oid):
     """The value of a sealed object; raises it if it is an error."""
     cdef pr_object *o = object_at(C, oid.handle)
     cdef uint64_t s = at_load64(&o.state)
-    if s & OBJ_INLINE and not s & OBJ_ERROR:
+    if s & OBJ_INLINE and not s & (OBJ_ERROR | OBJ_CELL):
         return decode_inline(<const char *>o.data, o.size)
     if s & OBJ_ERROR:
         oid.asked = True
@@ -664,18 +683,21 @@ cdef class ViewHold:
             unhold(C, self.handle)
 
 
-cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root):
+cdef uint64_t new_object(object value, uint64_t flags, object root) except 0:
+    """A sealed object of this process's own; its handle."""
     cdef uint64_t handle = new_record()
-    cdef ObjectID oid
     try:
-        store_value(handle, value, 0, OWN, root)
+        store_value(handle, value, flags, OWN, root)
     except BaseException:
         at_store64(&object_at(C, handle).state,
                    (at_load64(&object_at(C, handle).state) & ~<uint64_t>0xFF) | OBJ_FREEING)
         object_recycle(C, handle)
         raise
-    oid = new_id(handle, parent, counter, 0x80000000)
-    return oid
+    return handle
+
+
+cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root):
+    return new_id(new_object(value, 0, root), parent, counter, 0x80000000)
 
 
 # ---- figures ---------------------------------------------------------------------------------

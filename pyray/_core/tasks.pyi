@@ -6,8 +6,6 @@ from pyray._core.store import ObjectID
 _T = TypeVar("_T")
 
 RETRY_EXCEPTIONS: int
-STREAM: int
-DYNAMIC: int
 
 class TaskContext: ...
 
@@ -19,6 +17,7 @@ class Target:
     window: int
     flags: int
     group: int
+    def returns(self, n: int | str, window: int) -> None: ...
 
 @final
 class Caller(Target):

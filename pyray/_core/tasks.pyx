@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport announce
+from pyray._core.generators cimport new_generator
 from pyray._core.heap cimport heap_free, heap_reset, heap_trim
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
@@ -25,8 +26,9 @@ from pyray._core.records cimport (
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
     OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
-    new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
+    new_object, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
+from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
 
 from pyray._core.errors import ObjectLostError, OutOfRecordsError
 
@@ -35,10 +37,8 @@ cdef Ctx *C = get_ctx()
 cdef enum:
     NODE = 1                # the node's process slot
 
-# Flags of a Target, for Python.
+# Flag of a Target, for Python.
 RETRY_EXCEPTIONS = TASK_F_RETRY_EXC
-STREAM = TASK_F_STREAM
-DYNAMIC = TASK_F_DYNAMIC
 
 # [(task handle, what it needs kept alive)]: tasks that hold ids until they are done.
 cdef list _held = []
@@ -163,11 +163,12 @@ def sweep():
     if not C.attached or C.forked:
         return 0
     sweep_held()
+    sweep_streams()
     sweep_store()
     if _sweep_more is not None:
         _sweep_more()
     heap_trim(C)
-    return len(_held) + (1 if has_duties() else 0)
+    return len(_held) + (1 if has_duties() or holds_for_readers() else 0)
 
 
 set_sweep(sweep)
@@ -180,8 +181,9 @@ def set_on_hold(on_hold):
     _on_hold = on_hold
 
 
-cdef bint holds_for_tasks():
-    return len(_held) != 0
+cdef bint holds_for_others():
+    """Whether there is anything that `sweep` may let go of now or later."""
+    return len(_held) != 0 or has_duties() or holds_for_readers()
 
 
 cdef int hold_for_task(uint64_t handle, list ids) except -1:
@@ -205,6 +207,28 @@ cdef void sweep_too(object more):
 
 cdef class Target:
     """What is called, and how: what a call's record takes from the function or method."""
+
+    def returns(self, n, window):
+        """Set what a call returns.
+
+        Parameters
+        ----------
+        n : int, "streaming" or "dynamic"
+            Number of values, or how those that it yields come.
+        window : int
+            For a stream: how many may be unread before the generator waits; 0: no limit.
+        """
+        self.flags &= ~(TASK_F_STREAM | TASK_F_DYNAMIC)
+        self.window = 0
+        if n == "streaming":
+            self.nreturns = 2       # the next cell, and the end
+            self.flags |= TASK_F_STREAM
+            self.window = window
+        elif n == "dynamic":
+            self.nreturns = 1
+            self.flags |= TASK_F_DYNAMIC
+        else:
+            self.nreturns = n
 
 
 @cython.final
@@ -411,9 +435,9 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         at_store_release64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_NODE)
         enqueue(C, handle)
     if f.nreturns == 1:
-        if flags & (TASK_F_STREAM | TASK_F_DYNAMIC):
-            return f.wrap(<object>PyList_GET_ITEM(ids, 0))
         return <object>PyList_GET_ITEM(ids, 0)
+    if flags & TASK_F_STREAM:
+        return new_generator(ids[0], ids[1])
     if f.nreturns == 0:
         return None
     return ids
@@ -501,6 +525,7 @@ def reset():
     if C.attached:
         queues_reset(C)
     store_reset()
+    streams_reset()
     _only = TaskContext()
     _variable = None
     _held_limit = 64
@@ -525,8 +550,7 @@ def put_result(value, bint error):
     me.counter += 1
     if not error:
         return put_value(value, base(me), me.counter, "result")
-    handle = new_record()
-    store_value(handle, value, OBJ_ERROR, OWN, "exception")
+    handle = new_object(value, OBJ_ERROR, "exception")
     return new_id(handle, base(me), me.counter, 0)
 
 
@@ -543,9 +567,9 @@ cdef object failed_call(Target f, uint64_t error, object instead):
         ids.append(new_id(handle, base(me), counter, <uint32_t>i))
         store_value(handle, value, OBJ_ERROR, OWN, "exception")
     if f.nreturns == 1:
-        if f.flags & (TASK_F_STREAM | TASK_F_DYNAMIC):
-            return f.wrap(ids[0])
         return ids[0]
+    if f.flags & TASK_F_STREAM:
+        return new_generator(ids[0], ids[1])
     return None if f.nreturns == 0 else ids
 
 
