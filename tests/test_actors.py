@@ -317,6 +317,7 @@ cdef class Counter:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(60)
 def test_extension_types_are_actors(tmp_path):
     """A cdef class, compiled here; the one among the examples is of the same kind."""

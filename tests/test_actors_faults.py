@@ -574,8 +574,11 @@ def test_late_calls_of_an_actor_that_is_forgotten(ray, victim):
     ray.get(used.remote())
     ray.kill(a)
     dead(used.remote(), "killed")
+    full = victim.options(num_cpus=2).remote()
+    ray.get(full.add.remote())
     for _ in range(530):
-        ray.kill(victim.options(num_cpus=0).remote())
+        ray.kill(victim.remote())  # before it has a process
+    del full
     others = [victim.remote() for _ in range(8)]
     for ref in (used.remote(), a.pid.remote()):
         dead(ref, "dead")
