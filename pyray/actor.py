@@ -361,7 +361,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"kill ends actors: it takes a handle, not {actor!r}"
             + ("; cancel() is for tasks" if type(actor).__name__ == "ObjectID" else "")
         )
-    actor._check()
+    actors.check_ref(actor._pyray_ref)
     current = session.current()
     if current is None:  # another thread is ending it: not to be begun anew for this
         raise SessionError("the session was shut down during this call")
@@ -370,7 +370,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 
         local_actor.kill(actor)
         return
-    current.call("kill_actor", actor._actor, bool(no_restart))
+    current.call("kill_actor", actor._pyray_actor, bool(no_restart))
 
 
 def exit_actor() -> None:

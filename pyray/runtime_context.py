@@ -103,7 +103,7 @@ class RuntimeContext:
         """The name that the actor was given, "" if none was; None outside of actors."""
         handle = _local_actor()
         if handle is not None:
-            return str(handle._settings["options"]["name"] or "")
+            return str(handle._pyray_settings["options"]["name"] or "")
         actor = _actor()
         return None if actor is None else str(actor.options["name"] or "")
 

@@ -527,7 +527,8 @@ def held_tasks():
 
 def unfinished_business(bint calls):
     """Number of tasks that this process submitted and that need it still: nobody has started them,
-    or it holds ids for them.  With `calls`, those of actors too, but for those that end as well.
+    or it holds ids for them.  With `calls`, also those that others are to come before: calls of
+    actors (but for those that end as well), and tasks that wait for arguments.
     """
     cdef uint64_t handle
     cdef Py_ssize_t n = count_unstarted(C, calls)
@@ -536,7 +537,9 @@ def unfinished_business(bint calls):
     for entry in _held:
         handle = (<tuple>entry)[0]
         t = task_at(C, handle)
-        if not t.actor or (calls and not hopeless(C, t)):
+        if calls:
+            n += not hopeless(C, t)
+        elif not t.actor and (at_load64(&t.state) & 0xFF) != TASK_WAITING:
             n += 1
     return n
 
