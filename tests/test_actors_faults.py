@@ -344,7 +344,9 @@ def test_max_task_retries(ray, tmp_path):
     a = Retries.remote()
     ref, after = a.flaky.remote(tmp_path / "1", 2), a.after.remote()
     assert ray.get(ref) == 3 and ray.get(after) == "after"
-    assert isinstance(error_of(a.flaky.remote(tmp_path / "2", 10)), exceptions.ActorUnavailableError)
+    assert isinstance(
+        error_of(a.flaky.remote(tmp_path / "2", 10)), exceptions.ActorUnavailableError
+    )
     assert fault_helpers.counted(tmp_path / "2") == 4
     ref = a.flaky.options(max_task_retries=-1).remote(tmp_path / "3", 6)
     assert ray.get(ref) == 7
@@ -659,7 +661,9 @@ def test_a_running_call_whose_caller_is_gone_fails_with_its_actor(ray, tally, ga
     (pid,) = helpers.wait_until(tally.lines, what="the call")
     # The caller's process ends; others take its number, and what it occupied.
     others = [Slow.remote() for _ in range(3)]
-    ray.get([ray.remote(max_calls=1)(lambda b: ray.get(b.quick.remote())).remote(b) for b in others])
+    ray.get(
+        [ray.remote(max_calls=1)(lambda b: ray.get(b.quick.remote())).remote(b) for b in others]
+    )
     os.kill(int(pid), signal.SIGKILL)
     error = error_of(ref)
     assert isinstance(error, exceptions.RayActorError), repr(error)
