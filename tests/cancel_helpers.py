@@ -229,13 +229,23 @@ def put_for_ever():
 
 
 @pyray.remote
+def asks():
+    return pyray.cluster_resources()["CPU"]
+
+
+@pyray.remote
 def nap_task():
     time.sleep(1000)
 
 
+def ask_for_ever():
+    while True:
+        pyray.cluster_resources()
+
+
 WAYS = [
     nap, get, get_many, wait, loop, child_process, wait_for_child, lock, condition, take_from_queue,
-    receive, poll, join, event_loop, c_call, submit_for_ever, put_for_ever,
+    receive, poll, join, event_loop, c_call, submit_for_ever, ask_for_ever, put_for_ever,
 ]  # fmt: skip
 
 

@@ -377,7 +377,7 @@ def test_get_if_exists_from_several_processes_at_once(ray, plain, gate):
 
 
 def test_get_if_exists_and_drop_from_many_threads(ray, plain):
-    """Somebody finds it, somebody drops the last handle: a call works, or there is no such actor."""
+    """Somebody drops the last handle while another finds it: a call works all the same."""
     cls = plain.options(name="shared", get_if_exists=True, num_cpus=0)
     wrong = []
 

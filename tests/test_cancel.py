@@ -14,6 +14,7 @@ from cancel_helpers import (
     WAYS,
     Counter,
     add_to,
+    asks,
     assert_all_free,
     assert_cancelled,
     begin,
@@ -43,6 +44,7 @@ def test_a_running_task_is_interrupted_whatever_it_does(ray, tally, way):
     assert_all_free()
     # Nothing is left of it in the process, which goes on.
     assert ray.get([add_to.remote(tally) for _ in range(20)], timeout=10) == [0] * 20
+    assert ray.get([asks.remote() for _ in range(10)], timeout=10) == [2] * 10
     assert set(before) <= set(workers())
 
 
@@ -384,6 +386,22 @@ def test_tasks_of_other_shapes(tally, shape, force):
     pyray.cancel(running, force=force)
     assert_cancelled(running)
     assert pyray.get([queued[0], queued[2]], timeout=10) == [0, 0]
+    assert len(tally) == 3
+    assert_all_free()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_tasks_with_an_environment_of_their_own(tally, force):
+    pyray.init(num_cpus=2, object_store_memory=64 << 20, log_to_driver=False)
+    env = {"env_vars": {"WHERE": "here"}}
+    running = sleep.options(runtime_env=env, num_cpus=2).remote(tally)
+    helpers.wait_until(lambda: len(tally) == 1)
+    queued = [add_to.options(runtime_env=env).remote(tally) for _ in range(3)]
+    pyray.cancel(queued[0], force=force)
+    assert_cancelled(queued[0])
+    pyray.cancel(running, force=force)
+    assert_cancelled(running)
+    assert pyray.get(queued[1:], timeout=20) == [0, 0]
     assert len(tally) == 3
     assert_all_free()
 

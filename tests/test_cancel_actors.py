@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import helpers
@@ -9,6 +10,7 @@ import pytest
 from cancel_helpers import (
     Counter,
     Loop,
+    assert_all_free,
     assert_cancelled,
     nothing,
     passes,
@@ -136,6 +138,41 @@ def test_an_actor_ends_when_its_last_calls_are_cancelled(ray, gate):
     assert_cancelled(ref)
     helpers.wait_until(lambda: not helpers.alive(pid), what="the actor's end")
     gate.open()
+
+
+def test_an_actor_with_cpus_of_its_own_in_a_wait(ray1, tally, gate):
+    """It gives its CPU to the child; the interrupt does not wait until it has that back."""
+
+    @ray1.remote
+    def child(tally, gate):
+        tally.add()
+        gate.wait()
+        return "child"
+
+    @ray1.remote(num_cpus=1)
+    class Waits:
+        def wait(self, refs):
+            return ray1.get(refs[0])
+
+        def twice(self, x):
+            return 2 * x
+
+    actor = Waits.remote()
+    assert ray1.get(actor.twice.remote(1), timeout=10) == 2
+    for i in range(3):
+        slow = child.remote(tally, gate)
+        ref = actor.wait.remote([slow])
+        helpers.wait_until(lambda i=i: len(tally) == i + 1)
+        ray1.cancel(ref, recursive=False)
+        assert_cancelled(ref)
+        assert ray1.get(actor.twice.remote(i), timeout=10) == 2 * i
+        ref = actor.wait.remote([slow])  # and again, before it has its CPU back
+        gate.open()
+        assert ray1.get([ref, slow], timeout=10) == ["child", "child"]
+        helpers.wait_until(lambda: "CPU" not in ray1.available_resources(), what="its CPU")
+        os.unlink(gate.path)
+    ray1.kill(actor)
+    assert_all_free()
 
 
 def test_a_call_is_not_made_again(ray, tally):

@@ -56,13 +56,14 @@ cdef enum:
 
 # The mailboxes that this process calls into, by actor: kept until the actor is dead and settled.
 cdef dict _boxes = {}
+cdef Py_ssize_t _boxes_limit = 64   # so many make it look for those that can go
 cdef uint32_t _epoch = 0
 
 
 # ---- calling -------------------------------------------------------------------------------
 
 cdef Mailbox box_of(uint64_t actor):
-    global _epoch
+    global _boxes_limit, _epoch
     cdef Mailbox box
     if _epoch != C.epoch:
         _boxes.clear()
@@ -70,6 +71,9 @@ cdef Mailbox box_of(uint64_t actor):
     found = _boxes.get(actor)
     if found is not None:
         return <Mailbox>found
+    if len(_boxes) >= _boxes_limit:
+        sweep_boxes()
+        _boxes_limit = max(64, 2 * len(_boxes))
     box = Mailbox.__new__(Mailbox)
     box.actor = actor
     box.row = mailbox_at(C, actor, C.self)
@@ -141,7 +145,7 @@ cdef class MethodCaller(Target):
 
     def remote(self, *args, **kwargs):
         """Call the method: returns the result's ObjectID at once."""
-        cdef int64_t pending
+        cdef Py_ssize_t pending
         if self.epoch != C.epoch or not C.attached or C.forked or C.broken:
             check_session()
             raise SessionError(f"{self._name} belongs to an actor of a session that has been shut "
@@ -159,6 +163,8 @@ cdef class MethodCaller(Target):
             result = submit(self, args, kwargs, self.box)
         finally:
             C.inflight -= 1
+        if self.max_pending:
+            self.box.unfinished.append(self.box.own.last)
         if actor_status(C, self.actor) >= ACTOR_DEAD:
             # It died meanwhile: the node may have looked into the mailbox before the call was in.
             self.settle()
@@ -170,13 +176,20 @@ cdef class MethodCaller(Target):
         # The entry may be another actor's by now.
         return death if gen_of(at_load64(&a.state)) == gen_in(self.actor) else 0
 
-    cdef int64_t pending(self):
+    cdef Py_ssize_t pending(self):
         """Calls of this process that the actor has not finished."""
-        cdef uint64_t head = at_load64(&self.box.row.head)
-        cdef uint64_t start = (self.box.row.first >> 32) * PR_CALLS
-        if self.box.own.count == 0:
-            return 0
-        return self.box.row.tail - (head if head > start else start)
+        cdef uint64_t call, s
+        cdef list calls = self.box.unfinished
+        if calls is None:
+            calls = self.box.unfinished = []
+        if <Py_ssize_t>len(calls) >= <Py_ssize_t>self.max_pending:
+            self.box.unfinished = []
+            for call in calls:
+                s = at_load64(&task_at(C, call).state)
+                if (gen_of(s) == gen_in(call) and (s & 0xFF) != TASK_DONE
+                        and (s & 0xFF) != TASK_FREE):
+                    self.box.unfinished.append(call)
+        return len(self.box.unfinished)
 
 
 def actor_state(uint64_t actor):
@@ -663,6 +676,8 @@ def node_dead(uint64_t actor, ObjectID cause):
     """From now on calls of the actor fail; those that it has are to be settled next."""
     cdef pr_actor *a = actor_at(C, actor)
     cdef uint64_t s = at_load64(&a.state)
+    if cause is not None:
+        escape(cause)       # callers hold it while they look into it
     a.death = 0 if cause is None else cause.handle
     at_store64(&a.state, (s & ~<uint64_t>0xFF) | ACTOR_DEAD)
 

@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from pyray._core.layout cimport *
-from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
+from pyray._core.shm cimport Ctx, actor_at, get_ctx, object_at, task_at
 
 cdef extern from *:
     """
@@ -241,8 +241,20 @@ cdef void segment_recycle(uint32_t slot) noexcept nogil:
     push(&_segments, slot)
 
 
-cdef uint64_t count_unstarted(Ctx *c) noexcept nogil:
-    """Tasks that this process submitted and that nobody has claimed yet."""
+cdef bint hopeless(Ctx *c, pr_task *t) noexcept nogil:
+    """A call of this process's own, as an actor, or of an actor that is about to end too: whoever
+    ends does not wait for it."""
+    cdef pr_actor *a
+    if not t.actor or t.flags & TASK_F_CREATES:
+        return False
+    a = actor_at(c, t.actor)
+    return (gen_of(at_load64(&a.state)) != gen_in(t.actor) or at_load32(&a.proc) == c.self
+            or at_load32(&a.leaving) != LEAVE_NO or (at_load64(&a.state) & 0xFF) >= ACTOR_DEAD)
+
+
+cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil:
+    """Tasks that this process submitted and that nobody has claimed yet; with `calls`, those of
+    actors too, where that makes sense."""
     cdef uint64_t n = 0
     cdef uint32_t k, i
     cdef uint64_t status
@@ -252,7 +264,8 @@ cdef uint64_t count_unstarted(Ctx *c) noexcept nogil:
             t = task_at(c, <uint64_t>_tasks.chunks[k] * PR_CHUNK_GRANULES + i)
             status = at_load64(&t.state) & 0xFF
             if ((status == TASK_WAITING or status == TASK_READY or status == TASK_NODE)
-                    and t.submitter == c.self):
+                    and t.submitter == c.self
+                    and (not t.actor or (calls and not hopeless(c, t)))):
                 n += 1
     return n
 

@@ -21,6 +21,7 @@ cdef class Target:
 cdef class Mailbox:
     cdef uint64_t actor
     cdef pr_mailbox *row
+    cdef list unfinished        # calls that may be, where they are counted; None elsewhere
     cdef Segments own
 
 cdef TaskContext here()

@@ -21,16 +21,16 @@ from pyray._core.mailboxes cimport box_push
 from pyray._core.objects cimport alive, await_object, deps_of, enqueue, returns_of, task_ready
 from pyray._core.queues cimport queue_push, queues_reset
 from pyray._core.records cimport (
-    attempt_of, count_unstarted, gen_in, gen_of, records_reset, task_new, task_recycle,
+    attempt_of, count_unstarted, gen_in, gen_of, hopeless, records_reset, task_new, task_recycle,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, check_session, escape, has_duties, load_raw, new_id, new_object,
-    new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
+    new_object, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
 )
 from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
 
-from pyray._core.errors import OutOfRecordsError
+from pyray._core.errors import ObjectLostError, OutOfRecordsError
 
 cdef Ctx *C = get_ctx()
 
@@ -498,9 +498,20 @@ def held_tasks():
     return len(_held)
 
 
-def unstarted_children():
-    """Number of tasks that this process submitted and that no worker has started."""
-    return count_unstarted(C)
+def unfinished_business(bint calls):
+    """Number of tasks that this process submitted and that need it still: nobody has started them,
+    or it holds ids for them.  With `calls`, those of actors too, but for those that end as well.
+    """
+    cdef uint64_t handle
+    cdef Py_ssize_t n = count_unstarted(C, calls)
+    cdef pr_task *t
+    sweep_held()
+    for entry in _held:
+        handle = (<tuple>entry)[0]
+        t = task_at(C, handle)
+        if not t.actor or (calls and not hopeless(C, t)):
+            n += 1
+    return n
 
 
 def reset():
@@ -562,4 +573,8 @@ cdef object failed_call(Target f, uint64_t error, object instead):
 cdef object error_value(uint64_t error, object instead):
     if not alive(C, error):
         return instead()
-    return load_raw(error, None)
+    try:
+        # Held meanwhile: the node forgets actors that died long ago, and their errors.
+        return load_raw(error, borrow_for_view(error))
+    except ObjectLostError:
+        return instead()

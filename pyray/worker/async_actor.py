@@ -69,6 +69,10 @@ class Loop:
         """The second thread: take calls to the loop until the actor ends."""
         seconds = BUSY_SECONDS
         while self.exit_code is None:
+            if self.unfinished and self.host.over:
+                # No call is to come, and the mailboxes would not make us wait for those under way.
+                self.room.clear()
+                self.room.wait(BUSY_SECONDS)
             calls = self.host.take(seconds, AT_A_TIME)
             self.host.settle()
             if calls:
@@ -111,6 +115,8 @@ class Loop:
 
     async def _run(self, group: Group, call: running.Call) -> None:
         this_call.set(call)
+        if self.exit_code is not None:
+            return  # the process is about to end: the node fails it, or has it run anew
         try:
             while True:
                 try:

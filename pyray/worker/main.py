@@ -21,6 +21,8 @@ from pyray.worker.output import TaskOutput
 # run, seldom when nothing happens.
 BUSY_SECONDS = 0.05
 IDLE_SECONDS = 5.0
+# How long an orderly end waits for actors to start this process's calls.
+CALLS_SECONDS = 10.0
 
 
 class NodeLink:
@@ -184,14 +186,18 @@ def _loop() -> int:
 
 def _drain() -> None:
     """Before an orderly end: wait for tasks that this process submitted to be started, and for
-    those that need what it holds to be done, since they would fail with it."""
+    those that need what it holds to be done, since they would fail with it.
+
+    For calls of actors not for long: they may wait for what only this end makes free.
+    """
     import time
 
     from pyray._core import control
 
     control.set_blocked(True)
     pause = 0.001
-    while (tasks.unstarted_children() or tasks.held_tasks()) and not control.stopping():
+    limit = time.monotonic() + CALLS_SECONDS
+    while tasks.unfinished_business(time.monotonic() < limit) and not control.stopping():
         time.sleep(pause)
         pause = min(0.05, pause * 1.5)
 
