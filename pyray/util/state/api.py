@@ -244,7 +244,8 @@ def get_task(
     >>> get_task("00" * 20) is None
     True
     """
-    found = sorted(_one(tell.tasks, "task_id", id, "get_task"), key=lambda t: t.attempt_number)
+    records = _one(lambda: tell.tasks(id), "task_id", id, "get_task")
+    found = sorted(records, key=lambda t: t.attempt_number)
     if len(found) > 1:
         return found
     return found[0] if found else None

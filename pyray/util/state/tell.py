@@ -33,12 +33,17 @@ def _amounts(request: dict[str, float]) -> dict[str, float]:
     return {name: float(n) for name, n in request.items() if n}
 
 
-def tasks() -> Iterator[TaskState]:
-    """Attempts at tasks: those that have not ended first, then the others, latest first."""
+def tasks(only: str | None = None) -> Iterator[TaskState]:
+    """Attempts at tasks: those that have not ended first, then the others, latest first.
+
+    Of one task `only`, if its id is given.
+    """
     names = history.Names()
     shapes = _call("shapes") or {}
     job, node = identity.job_id(), identity.node_id()
     for a in history.attempts():
+        if only is not None and a.id.hex() != only:
+            continue
         name = names.of(a)
         resources = None
         if a.shape is not None and a.kind != history.METHOD:
