@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import NoneType
 from typing import Any
 
-from pyray import definitions
+from pyray import definitions, placement
 from pyray._core import actors, shm, tasks
 from pyray._core.errors import ActorExit, ObjectLostError, SessionError
 from pyray.actor_handle import ActorHandle, rebuild_handle
@@ -112,7 +112,10 @@ class ActorClass:
         interface, number = self._shared.interface(options["concurrency_groups"])
         request = resource_request(options)
         env = current.environment(options["runtime_env"])
-        shape = current.shape(request, self._name, True, env)  # or it could never be: raises
+        place = placement.place_of(options, self._name)
+        keeps = bool(options["num_cpus"])
+        # Raises if it could never be.
+        shape = current.shape(request, self._name, True, env, place=place, keeps_cpus=keeps)
         ref = actors.new_ref()
         try:
             flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self._name))
@@ -128,7 +131,7 @@ class ActorClass:
                     "asynchronous": interface.asynchronous,
                     "groups": interface.groups,
                     "shape": shape,
-                    "keeps_cpus": bool(options["num_cpus"]),
+                    "keeps_cpus": keeps,
                     "flags": flags,
                     "payload": payload,
                     "deps": deps,
@@ -358,7 +361,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"kill ends actors: it takes a handle, not {actor!r}"
             + ("; cancel() is for tasks" if type(actor).__name__ == "ObjectID" else "")
         )
-    actor._check()
+    actors.check_ref(actor._pyray_ref)
     current = session.current()
     if current is None:  # another thread is ending it: not to be begun anew for this
         raise SessionError("the session was shut down during this call")
@@ -367,7 +370,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 
         local_actor.kill(actor)
         return
-    current.call("kill_actor", actor._actor, bool(no_restart))
+    current.call("kill_actor", actor._pyray_actor, bool(no_restart))
 
 
 def exit_actor() -> None:

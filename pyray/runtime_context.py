@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pyray import api, definitions, identity, runtime_env, session
-from pyray._core import census, ids, running, shm, store
+from pyray import api, definitions, identity, placement, runtime_env, session
+from pyray._core import census, ids, running, shm, store, tasks
 from pyray._core.hex_id import HexID
 from pyray.actor_handle import ActorHandle, rebuild_handle
 
@@ -103,7 +103,7 @@ class RuntimeContext:
         """The name that the actor was given, "" if none was; None outside of actors."""
         handle = _local_actor()
         if handle is not None:
-            return str(handle._settings["options"]["name"] or "")
+            return str(handle._pyray_settings["options"]["name"] or "")
         actor = _actor()
         return None if actor is None else str(actor.options["name"] or "")
 
@@ -171,13 +171,15 @@ class RuntimeContext:
         return {"ray.io/node-id": self.get_node_id()}
 
     def get_placement_group_id(self) -> str | None:
-        """The placement group of the task or actor; None."""
-        return None
+        """The id of the placement group that the task or actor runs in; None if in none."""
+        group = placement.get_current_placement_group()
+        return None if group is None else group.id.hex()
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """Whether what is submitted here goes into the same placement group; False."""
-        return False
+        """Whether what is submitted here goes into the same placement group."""
+        session.require()
+        return tasks.captor() != 0
 
     def get_runtime_env_string(self) -> str:
         """The runtime environment as JSON; ``"{}"`` if there is none."""
@@ -195,6 +197,12 @@ class RuntimeContext:
         """The runtime environment: the session's, with what the task or actor was given."""
         text = self.get_runtime_env_string()
         return runtime_env.from_text(text) or runtime_env.RuntimeEnv()
+
+    @property
+    def current_placement_group_id(self) -> HexID | None:
+        """`get_placement_group_id`, with ``.hex()`` and ``.binary()``."""
+        found = self.get_placement_group_id()
+        return None if found is None else HexID(found)
 
     @property
     def gcs_address(self) -> str:
@@ -334,7 +342,7 @@ def _shape(number: int) -> dict[str, float]:
         _epoch = shm.epoch()
     if number not in _shapes:
         _shapes.update(session.require().call("state", "shapes"))
-    return _shapes[number]
+    return _shapes.get(number, {})  # none if its placement group has been removed meanwhile
 
 
 def _local_task() -> _Task | None:

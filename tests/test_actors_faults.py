@@ -508,6 +508,38 @@ def test_max_pending_calls_counts_what_is_not_finished(ray, gate):
     ray.get(long)
 
 
+def test_the_cap_on_processes(monkeypatch):
+    """An actor for which there is no process fails, and nothing else; an end makes room."""
+    monkeypatch.setattr(session, "MAX_PROCESSES", 6)
+    pyray.init(num_cpus=2)
+    cls = make_victim().options(num_cpus=0)
+    actors = [cls.remote() for _ in range(4)]
+    assert pyray.get([a.add.remote() for a in actors]) == [1] * 4
+    more = [cls.options(name=f"more {i}").remote() for i in range(3)]
+    for a in more:
+        with pytest.raises(exceptions.ProcessLimitError, match="limit of 6.*end actors"):
+            pyray.get(a.add.remote())
+        with pytest.raises(exceptions.ProcessLimitError):
+            pyray.get(a.add.remote())
+    assert not session.require().call("named_actors", True)
+    assert pyray.get([pyray.remote(os.getpid).remote() for _ in range(4)])
+    pid = pyray.get(actors[0].pid.remote())
+    del actors[0]
+    helpers.wait_until(lambda: not helpers.alive(pid))
+    again = helpers.wait_until(lambda: made(cls))
+    assert pyray.get(again.add.remote()) == 2
+
+
+def made(cls):
+    """A new actor that answers, or None."""
+    a = cls.remote()
+    try:
+        pyray.get(a.add.remote())
+    except exceptions.ProcessLimitError:
+        return None
+    return a
+
+
 def test_more_actors_than_the_table_holds(ray1, gate):
     """8,191 at a time: the next is refused, and memory is not written beyond the table."""
 
@@ -542,8 +574,11 @@ def test_late_calls_of_an_actor_that_is_forgotten(ray, victim):
     ray.get(used.remote())
     ray.kill(a)
     dead(used.remote(), "killed")
+    full = victim.options(num_cpus=2).remote()
+    ray.get(full.add.remote())
     for _ in range(530):
-        ray.kill(victim.options(num_cpus=0).remote())
+        ray.kill(victim.remote())  # before it has a process
+    del full
     others = [victim.remote() for _ in range(8)]
     for ref in (used.remote(), a.pid.remote()):
         dead(ref, "dead")
@@ -812,7 +847,7 @@ def test_storm(ray, pause, kills, options):
     def kill():
         while len(killed) < kills:
             time.sleep(pause)
-            actor = actors[len(killed) % 16]
+            actor = actors[len(killed) % 16]  # noqa: F821 (deleted below, when this has ended)
             killed.append(ray.get(actor.pid.remote()))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(killed[-1], signal.SIGKILL)
@@ -834,7 +869,8 @@ def test_storm(ray, pause, kills, options):
     finally:
         killer.join()
     before = store.object_stats()
-    del refs, late, tasks, actors
+    actors.clear()
+    del refs, late, tasks
     helpers.wait_until(lambda: len(session.require().call("workers")) <= 5, what="no actor left")
     assert before["used"] < 100 << 20
 

@@ -16,6 +16,8 @@ import pyray
 from pyray import exceptions
 from pyray.runtime_context import RuntimeContext
 from pyray.runtime_env import RuntimeEnv
+from pyray.util.placement_group import placement_group
+from pyray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pyray.util.state import get_actor, get_task, get_worker, list_objects, list_tasks
 
 TASK = re.compile(r"[0-9a-f]{40}")
@@ -563,6 +565,35 @@ def test_no_runtime_env(ray1):
     context = ray1.get_runtime_context()
     assert context.get_runtime_env_string() == "{}"
     assert context.runtime_env == {}
+
+
+# ---- placement groups --------------------------------------------------------------------------
+
+
+def test_placement_groups():
+    pyray.init(num_cpus=2)
+    group = placement_group([{"CPU": 1}], name="here")
+    pyray.get(group.ready())
+    context = pyray.get_runtime_context()
+    assert context.get_placement_group_id() is context.current_placement_group_id is None
+    assert context.should_capture_child_tasks_in_placement_group is False
+
+    def where():
+        context = pyray.get_runtime_context()
+        return (
+            context.get_placement_group_id(),
+            context.should_capture_child_tasks_in_placement_group,
+            context.get_assigned_resources(),
+        )
+
+    f = pyray.remote(where)
+    assert pyray.get(f.remote()) == (None, False, {"CPU": 1.0})
+    for captures in (False, True):
+        strategy = PlacementGroupSchedulingStrategy(
+            group, placement_group_capture_child_tasks=captures
+        )
+        found = pyray.get(f.options(scheduling_strategy=strategy).remote())
+        assert found == (group.id.hex(), captures, {"CPU": 1.0})
 
 
 # ---- what Ray has left behind ------------------------------------------------------------------

@@ -20,6 +20,7 @@ from helpers import Gate, wait_until
 import pyray
 from pyray import exceptions
 from pyray.util import list_named_actors, state
+from pyray.util.placement_group import placement_group
 from pyray.util.state import (
     get_actor,
     get_job,
@@ -672,7 +673,19 @@ def test_nodes_and_jobs(ray):
     assert job.driver_info["pid"] == str(os.getpid())
     assert "pytest" in job.entrypoint
     assert get_job(job.job_id) == job
+
+
+def test_groups(ray):
     assert list_placement_groups() == []
+    group = placement_group([{"CPU": 1}], name="mine")
+    ray.get(group.ready())
+    (found,) = list_placement_groups()
+    assert get_placement_group(group.id.hex()) == found
+    assert (found.name, found.state) == ("mine", "CREATED")
+    (bundle,) = found.bundles
+    assert bundle["unit_resources"] == {"CPU": 1}
+    assert bundle["node_id"] == list_nodes()[0].node_id
+    assert list_placement_groups(filters=[("state", "=", "pending")]) == []
 
 
 # ---- figures -----------------------------------------------------------------------------------

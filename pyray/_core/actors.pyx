@@ -29,7 +29,9 @@ from pyray._core.mailboxes cimport (
 from pyray._core.objects cimport (
     alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
 )
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, task_new
+from pyray._core.records cimport (
+    attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of, task_new,
+)
 from pyray._core.recovery cimport fail_task
 from pyray._core.running cimport (
     Function, do_chores, enter, execute, finish, new_call, put_error, run, set_running,
@@ -226,7 +228,7 @@ def check_ref(ObjectID ref):
 
 
 def new_ref():
-    """The object that an actor lives as long as."""
+    """An object without a value yet: what an actor lives as long as, or what the node seals."""
     cdef TaskContext me = here()
     cdef uint64_t handle
     cdef ObjectID oid
@@ -237,6 +239,12 @@ def new_ref():
     oid = new_id(handle, base(me), me.counter, 0)
     escape(oid)
     return oid
+
+
+def seal_ref(ObjectID ref, value, bint error):
+    """Give it a value, or have it raise an exception; not where it has one."""
+    if alive(C, ref.handle) and not sealed(C, ref.handle):
+        store_value(ref.handle, value, OBJ_ERROR if error else 0, OWN, None)
 
 
 def abandon_ref(ObjectID ref):
@@ -462,7 +470,7 @@ def node_create(uint64_t actor, ObjectID ref, uint32_t func, int shape, int dept
     t.window = 0
     t.func = func
     t.shape = <uint16_t>shape
-    t.group = 0
+    t.group = <uint16_t>(shape >> 16)
     t.depth = <uint16_t>depth
     t.submitter = <uint16_t>C.self
     t.nreturns = 1
@@ -568,8 +576,9 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
                 note_for(slot, t, attempt, C.procs[slot].started_ns, outcome_of(t))
                 finish(call)
                 continue
-            if not all_of_them and (status == TASK_CLAIMED or t.max_retries < 0
-                                    or attempt < t.max_retries):
+            # One that was cancelled is not run again.
+            if not all_of_them and not stop_of(t, call) and (
+                    status == TASK_CLAIMED or t.max_retries < 0 or attempt < t.max_retries):
                 if status == TASK_RUNNING:
                     note_for(slot, t, attempt, C.procs[slot].started_ns,
                              EVENT_FAILED | EVENT_DIED)
@@ -667,7 +676,7 @@ cdef Py_ssize_t calls_left(uint64_t actor, uint32_t p, uint32_t slot) noexcept n
             continue
         if status == TASK_READY or status == TASK_WAITING:
             n += 1
-        elif (s >> 48) & 0xFF == slot and (status == TASK_CLAIMED or (
+        elif (s >> 48) & 0xFF == slot and not stop_of(t, call) and (status == TASK_CLAIMED or (
                 status == TASK_RUNNING and not returns_sealed(t)
                 and (t.max_retries < 0 or attempt_of(s) < t.max_retries))):
             n += 1

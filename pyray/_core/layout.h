@@ -142,6 +142,8 @@ typedef struct {
 typedef struct {
     uint32_t searcher __attribute__((aligned(64)));   /* process + 1 of the one spinning worker */
     uint32_t stopping;                                /* node: the session ends */
+    uint32_t lent;                                    /* node: tokens that actors and placement groups
+                                                       * have for as long as they live */
     uint32_t node_wants __attribute__((aligned(64))); /* tokens that the node asks for */
     uint32_t spawn_wanted;                            /* ready work, a token, nobody idle */
     uint32_t sweep;                                   /* +1: let go of what you hold for nothing */
@@ -252,7 +254,8 @@ typedef struct {
     uint16_t flags;        /* submitter; node: HELD, after the submitter's death */
     int16_t max_retries;
     uint16_t args_len;
-    uint16_t group;        /* submitter: the call's concurrency group, 0: the default one */
+    uint16_t group;        /* submitter: the call's concurrency group, 0: the default one; of what is
+                            * no actor's call, the upper half of its shape */
     uint16_t stop;         /* node: PR_STOP and more, if the task is cancelled; see stop_of */
     uint8_t parent_id[20];
     uint32_t window;       /* submitter of a stream: cells ahead of the reader, 0: no limit */

@@ -167,6 +167,7 @@ cdef extern from "layout.h" nogil:
     ctypedef struct pr_dispatch:
         uint32_t searcher
         uint32_t stopping
+        uint32_t lent
         uint32_t node_wants
         uint32_t spawn_wanted
         uint32_t sweep

@@ -253,8 +253,8 @@ cdef bint hopeless(Ctx *c, pr_task *t) noexcept nogil:
 
 
 cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil:
-    """Tasks that this process submitted and that nobody has claimed yet; with `calls`, those of
-    actors too, where that makes sense."""
+    """Tasks that this process submitted and that nobody has claimed yet.  With `calls`, those of
+    actors too, where that makes sense, and tasks that wait for arguments."""
     cdef uint64_t n = 0
     cdef uint32_t k, i
     cdef uint64_t status
@@ -265,7 +265,8 @@ cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil:
             status = at_load64(&t.state) & 0xFF
             if ((status == TASK_WAITING or status == TASK_READY or status == TASK_NODE)
                     and t.submitter == c.self
-                    and (not t.actor or (calls and not hopeless(c, t)))):
+                    and (calls or (not t.actor and status != TASK_WAITING))
+                    and not hopeless(c, t)):
                 n += 1
     return n
 

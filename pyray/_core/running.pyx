@@ -30,7 +30,9 @@ from pyray._core.store cimport (
 from pyray._core.streams cimport new_item, new_writer
 from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
-from pyray._core.yielding cimport store_each, store_items, store_return, write_all
+from pyray._core.yielding cimport (
+    check_iterator, store_each, store_items, store_return, write_all,
+)
 
 import os
 import sys
@@ -223,8 +225,9 @@ cdef object collect(uint64_t handle, Function f, int attempt, object values, bin
     """num_returns="dynamic": the ids of all that is yielded; an exception is the last one's value,
     unless it has the task run again."""
     cdef list refs = []
+    check_iterator(f.name, values, "dynamic")
     try:
-        store_items(handle, f.name, values, refs, alone)
+        store_items(handle, values, refs, alone)
     except Exception as e:
         if C.forked:
             raise
@@ -651,7 +654,7 @@ cdef int run_assigned(uint64_t handle) except -1:
         finally:
             at_store32(&C.me.shaped, SHAPED_NONE)
             ring_node(C)
-            _before_shaped(";1")
+            _before_shaped(";1;")
     else:
         at_store32(&C.me.shaped, SHAPED_NONE)
         ring_node(C)

@@ -46,6 +46,9 @@ cdef Py_ssize_t _held_limit = 64
 cdef uint64_t _held_bytes = 0       # roughly what has come to be held since the last sweep
 # What submits in this process: its task, or the one that ran last; the driver's script.
 cdef TaskContext _only = TaskContext()
+# The placement group that this process's task runs in, and the same if it captures its children.
+cdef uint32_t _group = 0
+cdef uint32_t _captor = 0
 # In a process where several calls run at once: a context variable with the one that asks.
 cdef object _variable = None
 cdef object _sweep_more = None      # what else is to be swept
@@ -83,9 +86,8 @@ cdef bytes base(TaskContext me):
         if me.handle:
             t = task_at(C, me.handle)
             me.base = task_id(t, attempt_of(at_load64(&t.state)))
-        elif C.self:
-            # The node, or a thread that a task left behind in its worker: a root of the process's
-            # own.
+        elif C.me.role >= ROLE_NODE:
+            # The node, or a thread that a task left behind in its worker: a root of its own.
             task_digest(C.head.root_id, (<uint64_t>C.self << 32) | C.me.pid, out)
             me.base = (<const char *>out)[:20]
         else:
@@ -204,6 +206,26 @@ cdef void sweep_too(object more):
     _sweep_more = more
 
 
+# ---- placement groups ----------------------------------------------------------------------
+
+def set_group(uint32_t number, bint captures):
+    """The placement group that the task of this process runs in, 0: none; whether what it submits
+    runs there too."""
+    global _group, _captor
+    _group = number
+    _captor = number if captures else 0
+
+
+def group():
+    """Number of the placement group that the task of this process runs in, 0: none."""
+    return _group
+
+
+def captor():
+    """Number of the placement group that what is submitted here is to run in, 0: none."""
+    return _captor
+
+
 # ---- submitting ----------------------------------------------------------------------------
 
 cdef class Target:
@@ -243,6 +265,7 @@ cdef class Caller(Target):
     cdef object bind                    # (Caller) -> None, or a callable to use instead
     cdef object check                   # (args, kwargs) -> None, raises TypeError
     cdef uint32_t epoch
+    cdef uint32_t captor                # `_captor` when it was bound: the shape depends on it
     cdef public Py_ssize_t min_args, max_args
 
     def __init__(self, function, bind, check):
@@ -257,13 +280,14 @@ cdef class Caller(Target):
     def bound(self):
         """Called by `bind` when it is done."""
         self.epoch = C.epoch
+        self.captor = _captor
 
     @property
     def __doc__(self):
         return self.function.__doc__
 
     def __call__(self, *args, **kwargs):
-        if self.epoch != C.epoch or not C.attached:
+        if self.epoch != C.epoch or self.captor != _captor or not C.attached:
             instead = self.bind(self)
             if instead is not None:
                 return instead(*args, **kwargs)
@@ -378,7 +402,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     t.window = f.window
     t.func = f.func
     t.shape = <uint16_t>f.shape
-    t.group = f.group
+    t.group = f.group | <uint16_t>(f.shape >> 16)   # an actor's call has no shape
     t.depth = <uint16_t>(me.depth + 1)
     t.submitter = <uint16_t>C.self
     t.nreturns = <uint16_t>f.nreturns
@@ -511,7 +535,8 @@ def held_tasks():
 
 def unfinished_business(bint calls):
     """Number of tasks that this process submitted and that need it still: nobody has started them,
-    or it holds ids for them.  With `calls`, those of actors too, but for those that end as well.
+    or it holds ids for them.  With `calls`, also those that others are to come before: calls of
+    actors (but for those that end as well), and tasks that wait for arguments.
     """
     cdef uint64_t handle
     cdef Py_ssize_t n = count_unstarted(C, calls)
@@ -520,14 +545,16 @@ def unfinished_business(bint calls):
     for entry in _held:
         handle = (<tuple>entry)[0]
         t = task_at(C, handle)
-        if not t.actor or (calls and not hopeless(C, t)):
+        if calls:
+            n += not hopeless(C, t)
+        elif not t.actor and (at_load64(&t.state) & 0xFF) != TASK_WAITING:
             n += 1
     return n
 
 
 def reset():
     """Forget private state: after attach and detach, and in a freshly forked worker."""
-    global _held_limit, _only, _variable
+    global _held_limit, _only, _variable, _group, _captor
     heap_reset()
     records_reset()
     if C.attached:
@@ -536,6 +563,7 @@ def reset():
     streams_reset()
     _only = TaskContext()
     _variable = None
+    _group = _captor = 0
     _held_limit = 64
     _held.clear()
     if _sweep_more is not None:

@@ -18,6 +18,7 @@ from pyray._core.store import ObjectID
 from pyray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
+    ActorPlacementGroupRemoved,
     ActorUnavailableError,
     ProcessLimitError,
     describe_exit,
@@ -69,6 +70,7 @@ class Actor:
         self.dead = False
         self.cause = ""
         self.why = ""  # of its death, for those who ask
+        self.died_as: type[ActorDiedError] = ActorDiedError
         self.unmade: ObjectID | None = None  # the error of its constructor
 
     @property
@@ -238,6 +240,19 @@ class Actors:
             self._cancel(actor.task)
             self._end(actor, self._died(actor, "was killed by ray.kill before it was made"))
 
+    def end_with_group(self, actor: Actor, label: str) -> None:
+        """An actor's placement group has been removed."""
+        if actor.dead:
+            return
+        actor.died_as = ActorPlacementGroupRemoved
+        actor.ending = f"was killed with its placement group, {label}"
+        if actor.pid:
+            actor.cause = actor.ending
+            _kill(actor.pid)
+        else:
+            text = f"was not made: its placement group, {label}, has been removed"
+            self._end(actor, self._died(actor, text))
+
     def settle(self, handle: int, slot: int) -> None:
         """Fail a call that a process entered after the actor was dead."""
         actor = self.all.get(handle)
@@ -363,7 +378,7 @@ class Actors:
         signal_name: str | None = None,
         exit_code: int | None = None,
     ) -> ActorDiedError:
-        return ActorDiedError(
+        return actor.died_as(
             f"the actor {actor.name} ({actor.id}) {text}",
             actor.id,
             actor.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from pyray import protocol
 from pyray._core import control
 
 LINE_CAP = 1 << 16
+# A process that does not stop within this is in the kernel for long, and cannot get away.
+STOP_SECONDS = 0.25
 # As in _core/layout.h.
 SHAPED_NONE, SHAPED_RUNS, SHAPED_BLOCKED, SHAPED_WANTS, SHAPED_ACTOR = range(5)
 PROC_ALIVE = 2
@@ -228,6 +231,31 @@ def _run(
     from pyray.worker.main import main
 
     main(slot, out, err, link, config, parent)
+
+
+def seize(worker: Worker, runs: Callable[[], bool]) -> bool:
+    """Stop a process in order to kill it; False, and it goes on, if it does not run the task.
+
+    Stopped, because it might be through with the task, and at another, before it is hit.
+
+    Parameters
+    ----------
+    worker : Worker
+    runs : callable
+        Whether it runs the task; called while it is stopped.
+    """
+    try:
+        os.kill(worker.pid, signal.SIGSTOP)
+    except ProcessLookupError:
+        return False
+    how = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    deadline = time.monotonic() + STOP_SECONDS
+    while os.waitid(os.P_PIDFD, worker.pidfd, how) is None and time.monotonic() < deadline:
+        time.sleep(0.00005)
+    if runs():
+        return True
+    os.kill(worker.pid, signal.SIGCONT)
+    return False
 
 
 def children(pid: int) -> list[int]:

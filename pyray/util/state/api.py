@@ -213,7 +213,9 @@ def list_placement_groups(
     detail: bool = False,
     raise_on_missing_output: bool = True,
 ) -> list[PlacementGroupState]:
-    """Placement groups; parameters as in `list_tasks`.
+    """Placement groups, the last that were removed included; parameters as in `list_tasks`.
+
+    ``state`` is ``PENDING``, ``CREATED`` or ``REMOVED``; `bundles` has their amounts.
 
     Examples
     --------
@@ -221,7 +223,9 @@ def list_placement_groups(
     >>> list_placement_groups()
     []
     """
-    return _list(lambda: iter(()), PlacementGroupState, "list_placement_groups", filters, limit)
+    return _list(
+        tell.placement_groups, PlacementGroupState, "list_placement_groups", filters, limit
+    )
 
 
 # ---- one ---------------------------------------------------------------------------------------
@@ -285,7 +289,8 @@ def get_placement_group(
     id: str, address: str | None = None, timeout: int = TIMEOUT
 ) -> PlacementGroupState | None:
     """A placement group by its id, or None."""
-    return None
+    found = _one(tell.placement_groups, "placement_group_id", id, "get_placement_group")
+    return next(iter(found), None)
 
 
 # ---- summaries ---------------------------------------------------------------------------------

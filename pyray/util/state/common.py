@@ -193,7 +193,7 @@ class JobState(StateSchema):
 
 @dataclass
 class PlacementGroupState(StateSchema):
-    """A placement group."""
+    """A placement group; the last 512 that were removed are among them."""
 
     placement_group_id: str
     name: str

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pyray import api, history, identity, session
+from pyray import api, history, identity, placement, session
 from pyray._core import census
 from pyray.util.state.common import (
     ActorState,
     JobState,
     NodeState,
     ObjectState,
+    PlacementGroupState,
     TaskState,
     WorkerState,
 )
@@ -184,6 +185,23 @@ def nodes() -> Iterator[NodeState]:
             node_name=node["NodeName"],
             resources_total=node["Resources"],
             labels=node["Labels"],
+        )
+
+
+def placement_groups() -> Iterator[PlacementGroupState]:
+    """Placement groups, the last that were removed included."""
+    for table in placement.placement_group_table().values():
+        node = table["bundles_to_node_id"]
+        yield PlacementGroupState(
+            placement_group_id=table["placement_group_id"],
+            name=table["name"],
+            creator_job_id=identity.job_id(),
+            state=table["state"],
+            bundles=[
+                {"bundle_index": i, "unit_resources": amounts, "node_id": node[i] or None}
+                for i, amounts in table["bundles"].items()
+            ],
+            stats=table["stats"],
         )
 
 
