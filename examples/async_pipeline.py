@@ -12,7 +12,6 @@ import pyray as ray
 from pyray.util.queue import Queue
 
 DOCUMENTS, READERS, AT_A_TIME = 60, 2, 20
-END = None
 
 
 @ray.remote
@@ -21,7 +20,7 @@ def read(part, out):
     for number in range(part, DOCUMENTS, READERS):
         words = [f"word{hash((number, i)) % 100}" for i in range(2000)]
         out.put((number, collections.Counter(words).most_common(1)[0]))
-    out.put(END)
+    out.put(None)
 
 
 @ray.remote
@@ -39,12 +38,12 @@ class Service:
         async with asyncio.TaskGroup() as lookups:
             while readers:
                 document = await source.get_async()
-                if document is END:
+                if document is None:
                     readers -= 1
                     continue
                 await slots.acquire()
                 lookups.create_task(self.look_up(document, target, slots))
-        await target.put_async(END)
+        await target.put_async(None)
         return self.most
 
     async def look_up(self, document, target, slots):
@@ -66,7 +65,7 @@ async def main():
     service = Service.remote()
     most = service.run.remote(documents, answers)
     seen = 0
-    while (answer := await answers.get_async()) is not END:
+    while (answer := await answers.get_async()) is not None:
         seen += 1
         if seen % 20 == 0:
             print(f"{seen} answers; document {answer[0]}: {answer[1]}")

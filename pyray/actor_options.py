@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyray.options import CLUSTER_ONLY, check_exceptions, check_options, check_whole
+from pyray.options import (
+    CLUSTER_ONLY,
+    check_exceptions,
+    check_options,
+    check_returns,
+    check_whole,
+    check_window,
+)
+from pyray.scheduling import OLD_OPTIONS
 
 # Shared with functions, and checked there.
-_COMMON = ("num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env")
+_COMMON = (
+    "num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", "scheduling_strategy",
+    *OLD_OPTIONS,
+)  # fmt: skip
 # Ray's, without effect on one machine.
 _IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_task_events", "_actor_init_args"}
 
@@ -28,6 +39,7 @@ ACTOR_DEFAULTS: dict[str, Any] = {
     "concurrency_groups": None,
     "allow_out_of_order_execution": None,
     "runtime_env": None,
+    "scheduling_strategy": None,
 }
 METHOD_DEFAULTS: dict[str, Any] = {
     "num_returns": None,
@@ -52,7 +64,7 @@ def check_actor_options(given: Mapping[str, Any], what: str = "@remote") -> dict
         A value out of range, or options that contradict each other.
     """
     for name in given:
-        if name not in ACTOR_DEFAULTS and name not in _IGNORED:
+        if name not in ACTOR_DEFAULTS and name not in _IGNORED and name not in OLD_OPTIONS:
             raise TypeError(
                 f"{what} of a class has no option {name!r}; there are "
                 f"{', '.join(sorted(ACTOR_DEFAULTS))}"
@@ -137,14 +149,8 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
             )
         if value is not None:
             out[name] = value
-    n = out.get("num_returns")
-    if isinstance(n, str):
-        if n not in ("streaming", "dynamic"):
-            raise ValueError(
-                f"{what}: num_returns is a number, 'streaming' or 'dynamic', not {n!r}"
-            )
-    elif n is not None:
-        check_whole(n, "num_returns", what, 0, 65535)
+    if "num_returns" in out:
+        check_returns(out["num_returns"], what)
     if "max_task_retries" in out:
         check_whole(out["max_task_retries"], "max_task_retries", what, -1, 32767)
     if "retry_exceptions" in out:
@@ -152,7 +158,6 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
     for name in ("concurrency_group", "name"):
         if name in out and not isinstance(out[name], str):
             raise TypeError(f"{what}: {name} is a string, not {out[name]!r}")
-    ahead = out.get("_generator_backpressure_num_objects")
-    if ahead is not None:
-        check_whole(ahead, "_generator_backpressure_num_objects", what, -1, MOST)
+    if "_generator_backpressure_num_objects" in out:
+        check_window(out["_generator_backpressure_num_objects"], what)
     return out

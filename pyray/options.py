@@ -6,21 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyray import runtime_env
+from pyray.scheduling import OLD_OPTIONS, check_strategy, old_options
 
 # Options of Ray's that mean something on a cluster only: accepted, without effect.
-CLUSTER_ONLY = frozenset({"accelerator_type", "scheduling_strategy", "_metadata", "label_selector"})
+CLUSTER_ONLY = frozenset({"accelerator_type", "_metadata", "label_selector"})
 
 DEFAULTS: dict[str, Any] = {
     "num_cpus": None,
     "num_gpus": None,
     "resources": None,
     "memory": None,
-    "num_returns": 1,
+    "num_returns": None,
+    "_generator_backpressure_num_objects": None,
     "max_calls": None,
     "max_retries": 3,
     "retry_exceptions": False,
     "name": None,
     "runtime_env": None,
+    "scheduling_strategy": None,
 }
 
 
@@ -37,7 +40,7 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
     out: dict[str, Any] = {}
     for key, value in given.items():
         name = "num_returns" if key == "num_return_vals" else key
-        if name in CLUSTER_ONLY:
+        if name in CLUSTER_ONLY or name in OLD_OPTIONS:
             continue
         if name not in DEFAULTS:
             raise TypeError(
@@ -48,7 +51,7 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
         out[name] = value
     for name in ("num_cpus", "num_gpus", "memory"):
         if out.get(name) is not None:
-            _amount(out[name], name, what)
+            check_amount(out[name], name, what)
     if out.get("num_gpus") is not None and out["num_gpus"] > 1 and out["num_gpus"] % 1:
         raise ValueError(
             f"{what}: num_gpus above 1 is a whole number, not {out['num_gpus']!r}: "
@@ -64,10 +67,12 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
             if key in ("CPU", "GPU", "memory"):
                 option = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}[key]
                 raise ValueError(f"{what}: ask for {key} with {option}=, not in resources")
-            _amount(value, f"resources[{key!r}]", what)
+            check_amount(value, f"resources[{key!r}]", what)
         out["resources"] = dict(resources)
-    if "num_returns" in out:
-        check_whole(out["num_returns"], "num_returns", what, 0, 65535)
+    if out.get("num_returns") is not None:
+        check_returns(out["num_returns"], what)
+    if out.get("_generator_backpressure_num_objects") is not None:
+        check_window(out["_generator_backpressure_num_objects"], what)
     if out.get("max_calls") is not None:
         check_whole(out["max_calls"], "max_calls", what, 0, 2**31 - 1)
     if "max_retries" in out:
@@ -78,10 +83,12 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
         raise TypeError(f"{what}: name is a string, not {out['name']!r}")
     if "runtime_env" in out:
         out["runtime_env"] = runtime_env.check(out["runtime_env"], what)
+    if "scheduling_strategy" in out or any(name in given for name in OLD_OPTIONS):
+        out["scheduling_strategy"] = check_strategy(old_options(given, what), what)
     return out
 
 
-def _amount(value: Any, name: str, what: str) -> None:
+def check_amount(value: Any, name: str, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what}: {name} is a number, not {value!r}")
     if not 0 <= value < float("inf"):
@@ -93,6 +100,23 @@ def check_whole(value: Any, name: str, what: str, low: int, high: int) -> None:
         raise TypeError(f"{what}: {name} is a whole number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{what}: {name} is between {low} and {high}, not {value}")
+
+
+def check_returns(n: Any, what: str) -> None:
+    if isinstance(n, str):
+        if n not in ("streaming", "dynamic"):
+            raise ValueError(
+                f"{what}: num_returns is a number, 'streaming' or 'dynamic', not {n!r}"
+            )
+    else:
+        check_whole(n, "num_returns", what, 0, 65535)
+
+
+def check_window(n: Any, what: str) -> None:
+    name = "_generator_backpressure_num_objects"
+    check_whole(n, name, what, -1, 2**31 - 1)
+    if n == 0:
+        raise ValueError(f"{what}: {name} is 1 or more, or -1 for no limit, not 0")
 
 
 def check_exceptions(value: Any, what: str) -> bool | tuple[type, ...]:

@@ -21,6 +21,8 @@ from pyray.worker.output import TaskOutput
 # run, seldom when nothing happens.
 BUSY_SECONDS = 0.05
 IDLE_SECONDS = 5.0
+# How long an actor that ends waits for others to begin the calls that it has made.
+ACTORS_SECONDS = 60.0
 
 
 class NodeLink:
@@ -178,20 +180,25 @@ def _loop() -> int:
     from pyray.worker import actor
 
     code = actor.live(task)
-    _drain()
+    _drain(ACTORS_SECONDS)
     return code
 
 
-def _drain() -> None:
+def _drain(seconds: float = float("inf")) -> None:
     """Before an orderly end: wait for tasks that this process submitted to be started, and for
-    those that need what it holds to be done, since they would fail with it."""
+    those that need what it holds to be done, since they would fail with it.
+
+    An actor waits only so many seconds for what other actors are to do first: that may in turn wait
+    for what only its own end makes free.
+    """
     import time
 
     from pyray._core import control
 
     control.set_blocked(True)
     pause = 0.001
-    while (tasks.unstarted_children() or tasks.held_tasks()) and not control.stopping():
+    limit = time.monotonic() + seconds
+    while tasks.unfinished_business(time.monotonic() < limit) and not control.stopping():
         time.sleep(pause)
         pause = min(0.05, pause * 1.5)
 
@@ -224,12 +231,14 @@ def before_shaped_task(lease: str) -> None:
     Parameters
     ----------
     lease : str
-        GPU ids as CUDA_VISIBLE_DEVICES wants them, a semicolon, and the number of CPUs: how many
-        threads numerical libraries may use.
+        Separated by semicolons: GPU ids as CUDA_VISIBLE_DEVICES wants them; the number of CPUs,
+        which is how many threads numerical libraries may use; and the number of the placement group
+        that it is in, if any, with a plus if that captures what is submitted here.
     """
     from pyray import session
 
-    gpus, _, cpus = lease.partition(";")
+    gpus, cpus, group = lease.split(";")
+    tasks.set_group(int(group.rstrip("+") or 0), group.endswith("+"))
     if session.require().config["num_gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     _limit_threads(os.environ, max(1, int(float(cpus))), override=True)
