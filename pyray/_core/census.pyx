@@ -97,7 +97,7 @@ cdef bint results_there(pr_task *t) noexcept nogil:
     cdef uint64_t *rets = &t.ret0
     cdef uint64_t size = t.nreturns * sizeof(uint64_t)
     cdef uint32_t i
-    if t.nreturns == 0 or t.flags & (TASK_F_STREAM | TASK_F_DYNAMIC):
+    if t.nreturns == 0:
         return False
     if t.flags & TASK_F_CREATES:
         # Its record stays for as long as the actor lives.
@@ -286,7 +286,17 @@ cdef int contents(uint64_t slot, list found) except -1:
     cdef uint32_t p = o.owner if s & OBJ_ACKED else o.liable
     cdef const char *end
     cdef Py_ssize_t before = len(found)
-    if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED or not in_payload(off, size) or size < 8:
+    if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
+        return 0
+    if s & OBJ_CELL:
+        # Once its reader has taken out what it needs, the ids there are stale.
+        off, size = (<pr_cell *>o.data).value, (<pr_cell *>o.data).next
+        loads_before_loads()
+        if at_load64(&o.state) == s and not s & OBJ_ACKED:
+            found.append((off, p))
+            found.append((size, p))
+        return 0
+    if not in_payload(off, size) or size < 8:
         return 0
     end = C.payload + off + size - 8
     count = (<const uint64_t *>end)[0]
