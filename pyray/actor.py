@@ -8,10 +8,12 @@ from typing import Any
 from pyray import definitions, placement
 from pyray._core import actors, shm, tasks
 from pyray._core.errors import ActorExit, ObjectLostError, SessionError
-from pyray.actor_handle import ActorHandle, rebuild_handle
+from pyray.actor_handle import ActorHandle, ActorMethod, rebuild_handle
 from pyray.actor_interface import Interface, bind
 from pyray.actor_options import ACTOR_DEFAULTS, check_actor, check_actor_options
 from pyray.options import resource_request
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "get_actor", "kill"]
 
 
 class ActorClass:

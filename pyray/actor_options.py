@@ -21,7 +21,7 @@ _COMMON = (
     *OLD_OPTIONS,
 )  # fmt: skip
 # Ray's, without effect on one machine.
-_IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_task_events", "_actor_init_args"}
+_IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_tensor_transport", "_actor_init_args"}
 
 ACTOR_DEFAULTS: dict[str, Any] = {
     "num_cpus": None,

@@ -9,7 +9,12 @@ from pyray import runtime_env
 from pyray.scheduling import OLD_OPTIONS, check_strategy, old_options
 
 # Options of Ray's that mean something on a cluster only: accepted, without effect.
-CLUSTER_ONLY = frozenset({"accelerator_type", "_metadata", "label_selector"})
+CLUSTER_ONLY = frozenset(
+    {
+        "accelerator_type", "enable_task_events", "fallback_strategy", "label_selector", "_labels",
+        "_metadata",
+    }
+)  # fmt: skip
 
 DEFAULTS: dict[str, Any] = {
     "num_cpus": None,

@@ -847,7 +847,7 @@ def test_storm(ray, pause, kills, options):
     def kill():
         while len(killed) < kills:
             time.sleep(pause)
-            actor = actors[len(killed) % 16]  # noqa: F821 (deleted below, when this has ended)
+            actor = actors[len(killed) % 16]
             killed.append(ray.get(actor.pid.remote()))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(killed[-1], signal.SIGKILL)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import pyray
 from pyray import exceptions
+from pyray.util import state
 
 
 @pyray.remote
@@ -364,6 +365,31 @@ def test_it_cannot_be_passed_on(ray):
             use(generator)
     with pytest.raises(TypeError, match="calling a remote generator"):
         ray.ObjectRefGenerator()
+
+
+def test_its_task_and_objects_are_listed(ray, gate):
+    @ray.remote
+    def waits(gate):
+        yield 1
+        yield "x" * 100_000
+        gate.wait()
+
+    generator = waits.remote(gate)
+    task = generator.completed().task_id()
+    first = next(generator)
+    helpers.wait_until(generator.next_ready)
+    assert first.task_id() == task
+    assert state.get_task(task).state == "RUNNING"
+    listed = {o.object_id: o for o in state.list_objects()}
+    assert listed[first.hex()].object_size > 0
+    # One that nobody has taken, the stream's own end, and the arguments; no more than that.
+    assert sorted(o.object_size > 90_000 for o in listed.values()) == [False] * 3 + [True]
+    assert listed[generator.completed().hex()].state == "CREATED"
+    gate.open()
+    ray.get(generator.completed())
+    helpers.wait_until(lambda: state.get_task(task).state == "FINISHED")
+    second = next(generator)
+    assert {o.object_id for o in state.list_objects()} >= {first.hex(), second.hex()}
 
 
 def test_threads_share_one(ray):

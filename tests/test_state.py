@@ -160,7 +160,7 @@ def test_cancelled_tasks(ray1, gate):
     gate.open()
 
 
-def test_generators(ray, gate):
+def test_generators(ray, tmp_path):
     @ray.remote
     def count(gate, fails=False):
         yield 1
@@ -170,6 +170,7 @@ def test_generators(ray, gate):
             raise ValueError
 
     for fails in (False, True):
+        gate = Gate(tmp_path / f"gate-{fails}")
         stream = count.remote(gate, fails)
         first = next(stream)
         assert get_task(stream.task_id()).state == "RUNNING"

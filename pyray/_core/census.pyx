@@ -295,10 +295,17 @@ cdef int contents(uint64_t slot, list found) except -1:
     cdef uint32_t p = o.owner if s & OBJ_ACKED else o.liable
     cdef const char *end
     cdef Py_ssize_t before = len(found)
-    if (s & 0xFF) == OBJ_SEALED and s & OBJ_CELL:
-        found.append(((<pr_cell *>o.data).value, p))
+    if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
         return 0
-    if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED or not in_payload(off, size) or size < 8:
+    if s & OBJ_CELL:
+        # Once its reader has taken out what it needs, the ids there are stale.
+        off, size = (<pr_cell *>o.data).value, (<pr_cell *>o.data).next
+        loads_before_loads()
+        if at_load64(&o.state) == s and not s & OBJ_ACKED:
+            found.append((off, p))
+            found.append((size, p))
+        return 0
+    if not in_payload(off, size) or size < 8:
         return 0
     end = C.payload + off + size - 8
     count = (<const uint64_t *>end)[0]
