@@ -137,7 +137,8 @@ def test_a_group_that_cannot_be_yet_waits_and_its_tasks_too(ray):
     assert ray.wait([ref, second.ready()], timeout=0.1) == ([], [ref, second.ready()])
     explain = pyray.session.current().call
     assert explain("explain_ref", second.ready()) == (
-        f"placement group {second.id.hex()} is not reserved: asks for CPU 1; free now: CPU 0.5"
+        f"placement group {second.id.hex()} is not reserved: asks for CPU 1; free now: CPU 0.5; "
+        "actors and placement groups keep the rest"
     )
     remove_placement_group(first)
     assert ray.get(ref, timeout=10) == second.id.hex()

@@ -153,9 +153,7 @@ def test_parts_of_gpus_are_cut_bundle_by_bundle() -> None:
     group = shell.request_group({"GPU": 0.4}, {"GPU": 1}, {"GPU": 0.6})
     assert shell.reserved[group] == [(1, F("0.4")), (0, 1), (1, F("0.6"))]
     shell.remove_group(group)
-    with pytest.raises(
-        ValueError, match=r"0\.6, 0\.6, 0\.6 of a GPU, which cannot be cut"
-    ):
+    with pytest.raises(ValueError, match=r"0\.6, 0\.6, 0\.6 of a GPU, which cannot be cut"):
         shell.s.handle(m.GroupRequested(9, [{"GPU": 0.6}] * 3))
     shell.drain()
 
