@@ -5,6 +5,7 @@
 #   make test-slow     the tests that take minutes each
 #   make check         linters, types, stubs            (make -k check: all of them, come what may)
 #   make format        let ruff format and fix what it can
+#   make docs          docs/api.md, from the docstrings
 #   make bench         the benchmarks                   (ARGS=… goes to them)
 #   make bench-peers   the same beside Ray, joblib and loky, in a virtual environment of their own
 #   make clean         remove what was built;  make distclean: the virtual environments too
@@ -42,7 +43,7 @@ extra_needs = $(call needs,["project"]["optional-dependencies"]["$(1)"])
 export PATH := $(bin):$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo test test-slow check format bench bench-peers clean distclean FORCE \
+.PHONY: demo test test-slow check docs format bench bench-peers clean distclean FORCE \
 	check-ruff check-format check-cython check-stubs check-types
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
@@ -62,6 +63,10 @@ test-slow: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 	@$(python) -m pytest -q -m slow --timeout 900 $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
+
+docs: $(stamps)/core
+	$(say) "building docs/api.md from the docstrings"
+	@$(python) docs/build_api.py
 
 bench: $(stamps)/core
 	$(say) "running the benchmarks"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pyray as ray
@@ -38,6 +38,12 @@ task = ray.remote(nothing)
 def following(previous: Any) -> Any:
     """A link of the chain."""
     return previous
+
+
+@ray.remote
+def yielding(n: int) -> Iterator[int]:
+    """A generator."""
+    yield from range(n)
 
 
 @ray.remote
@@ -213,6 +219,30 @@ def _chain(bench: Bench) -> dict[str, Sample]:
         PYRAY: micros_each(pyray, 5, BATCH),
         POOL: micros_each(lambda: bench.pool.apply(nothing_of, (None,)), 100),
     }
+
+
+@THEME.add("stream", "a generator's values, each", "µs", at_most_times(0.2, POOL), at_most(4))
+def _stream(bench: Bench) -> dict[str, Sample]:
+    def pyray() -> None:
+        for ref in yielding.remote(BATCH):
+            ray.get(ref)
+
+    def unordered() -> None:
+        for _ in bench.pool.imap(nothing_of, range(BATCH)):
+            pass
+
+    return {PYRAY: micros_each(pyray, 20, BATCH), POOL: micros_each(unordered, 1, BATCH)}
+
+
+@THEME.add("stream-turns", "the same, each made only when it is asked for", "µs", at_most(100))
+def _stream_turns(bench: Bench) -> dict[str, Sample]:
+    one_ahead = yielding.options(_generator_backpressure_num_objects=1)
+
+    def pyray() -> None:
+        for ref in one_ahead.remote(BATCH):
+            ray.get(ref)
+
+    return {PYRAY: micros_each(pyray, 1, BATCH)}
 
 
 @THEME.add("wait", "wait one by one for 1,000 tasks, in all", "ms", at_most(5))

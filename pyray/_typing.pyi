@@ -15,6 +15,7 @@ from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, Sel
 
 from typing_extensions import TypeVar
 
+from pyray._core.generators import ObjectRefGenerator
 from pyray._core.store import ObjectID
 
 _P = ParamSpec("_P")
@@ -24,7 +25,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _C = TypeVar("_C")
 _C_co = TypeVar("_C_co", covariant=True)
 _F_co = TypeVar("_F_co", bound=Callable[..., Any], covariant=True, default=Callable[..., Any])
-_Y_co = TypeVar("_Y_co", covariant=True, default=Any)
 _T0 = TypeVar("_T0")
 _T1 = TypeVar("_T1")
 _T2 = TypeVar("_T2")
@@ -35,15 +35,6 @@ _T6 = TypeVar("_T6")
 _T7 = TypeVar("_T7")
 _T8 = TypeVar("_T8")
 _T9 = TypeVar("_T9")
-
-class ObjectRefGenerator(Generic[_Y_co]):
-    """The results of a generator, each an ObjectRef that is there as soon as it was yielded."""
-
-    def __iter__(self) -> Iterator[ObjectID[_Y_co]]: ...
-    def __next__(self) -> ObjectID[_Y_co]: ...
-    def __aiter__(self) -> AsyncIterator[ObjectID[_Y_co]]: ...
-    async def __anext__(self) -> ObjectID[_Y_co]: ...
-    def completed(self) -> ObjectID[Any]: ...
 
 class _Remote(Generic[_F_co]):
     """``.remote`` of what returns one value."""

@@ -8,10 +8,12 @@ from typing import Any
 from pyray import definitions, placement
 from pyray._core import actors, shm, tasks
 from pyray._core.errors import ActorExit, ObjectLostError, SessionError
-from pyray.actor_handle import ActorHandle, rebuild_handle
+from pyray.actor_handle import ActorHandle, ActorMethod, rebuild_handle
 from pyray.actor_interface import Interface, bind
 from pyray.actor_options import ACTOR_DEFAULTS, check_actor, check_actor_options
 from pyray.options import resource_request
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "get_actor", "kill"]
 
 
 class ActorClass:
@@ -289,6 +291,42 @@ def _find(current: Any, operation: str, *args: Any) -> dict[str, Any]:
     raise ObjectLostError(f"{operation}: what was found was gone each time")
 
 
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """Names of the actors that `get_actor` finds.
+
+    Parameters
+    ----------
+    all_namespaces : bool, default False
+        Those of all name spaces, and not only of the session's.
+
+    Returns
+    -------
+    list of str, or list of dict
+        With `all_namespaces` dictionaries of ``name`` and ``namespace``.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> from pyray.util import list_named_actors
+    >>> @ray.remote
+    ... class Echo:
+    ...     pass
+    >>> keep = Echo.options(name="listed").remote()
+    >>> "listed" in list_named_actors()
+    True
+    """
+    from pyray import session
+
+    current = session.require()
+    if current.local_mode:
+        from pyray import local_actor
+
+        found = local_actor.named(all_namespaces)
+    else:
+        found = current.call("named_actors", bool(all_namespaces))
+    return found if all_namespaces else [entry["name"] for entry in found]
+
+
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor at once, in the middle of what it runs.
 
@@ -325,7 +363,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"kill ends actors: it takes a handle, not {actor!r}"
             + ("; cancel() is for tasks" if type(actor).__name__ == "ObjectID" else "")
         )
-    actor._check()
+    actors.check_ref(actor._pyray_ref)
     current = session.current()
     if current is None:  # another thread is ending it: not to be begun anew for this
         raise SessionError("the session was shut down during this call")
@@ -334,7 +372,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 
         local_actor.kill(actor)
         return
-    current.call("kill_actor", actor._actor, bool(no_restart))
+    current.call("kill_actor", actor._pyray_actor, bool(no_restart))
 
 
 def exit_actor() -> None:

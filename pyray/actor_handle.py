@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyray import definitions
-from pyray._core import actors, shm, tasks
+from pyray._core import actors, shm, store, tasks
 from pyray._core.store import ObjectID
 from pyray.actor_interface import ANY_NUMBER, Interface, bind, raw_method
 from pyray.actor_options import check_method_options
@@ -23,30 +23,28 @@ class ActorMethod(actors.MethodCaller):
     """
 
     def __init__(self, handle: ActorHandle, name: str, options: dict[str, Any]) -> None:
-        interface = handle._interface
+        interface = handle._pyray_interface
         known = interface.methods[name]
-        super().__init__(handle._ref, handle._actor, f"{interface.name}.{name}", known.number)
+        super().__init__(
+            handle._pyray_ref, handle._pyray_actor, f"{interface.name}.{name}", known.number
+        )
         # Not the handle: it keeps its methods, and a cycle would outlive the last reference.
         self._interface = interface
-        self._settings = handle._settings
+        self._settings = handle._pyray_settings
         self._method = name
         self._options = options
         self.min_args, self.max_args = known.least, known.most
-        self._returns(options.get("num_returns", known.nreturns))
+        window = options.get("_generator_backpressure_num_objects", known.window)
+        self.returns(options.get("num_returns", known.nreturns), max(0, window))
         retries = options.get("max_task_retries", known.retries)
-        self.max_retries = handle._settings["max_task_retries"] if retries is None else retries
+        self.max_retries = (
+            handle._pyray_settings["max_task_retries"] if retries is None else retries
+        )
         if options.get("retry_exceptions", known.retry_exceptions):
             self.flags |= tasks.RETRY_EXCEPTIONS
         group = options.get("concurrency_group")
         self.group = known.group if group is None else interface.group(group, name)
-        self.window = max(0, options.get("_generator_backpressure_num_objects", known.window))
-        self.max_pending = max(0, handle._settings["max_pending_calls"])
-
-    def _returns(self, n: int | str) -> None:
-        if isinstance(n, int):
-            self.nreturns = n
-        else:
-            raise TypeError("generators are not there yet")
+        self.max_pending = max(0, handle._pyray_settings["max_pending_calls"])
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options for the calls made through what this returns.
@@ -141,11 +139,11 @@ class ActorHandle:
     (True, 1)
     """
 
-    _ref: ObjectID
-    _actor: int
-    _interface: Interface
-    _number: int
-    _settings: dict[str, Any]
+    _pyray_ref: ObjectID
+    _pyray_actor: int
+    _pyray_interface: Interface
+    _pyray_number: int
+    _pyray_settings: dict[str, Any]
 
     def __init__(
         self,
@@ -157,18 +155,18 @@ class ActorHandle:
     ) -> None:
         # Straight into the dictionary: `__getattr__` answers for whatever is not there.
         self.__dict__.update(
-            _ref=ref, _actor=actor, _interface=interface, _number=number, _settings=settings
+            _pyray_ref=ref,
+            _pyray_actor=actor,
+            _pyray_interface=interface,
+            _pyray_number=number,
+            _pyray_settings=settings,
         )
 
     def __class_getitem__(cls, item: Any) -> type[ActorHandle]:
         return cls  # for annotations
 
-    def _check(self) -> None:
-        """Raise unless the handle is of this process's session."""
-        actors.check_ref(self._ref)
-
     def __getattr__(self, name: str) -> ActorMethod:
-        interface: Interface | None = self.__dict__.get("_interface")
+        interface: Interface | None = self.__dict__.get("_pyray_interface")
         if interface is None or name not in interface.methods:
             if interface is None or (name.startswith("__") and name.endswith("__")):
                 raise AttributeError(name)
@@ -187,26 +185,26 @@ class ActorHandle:
         )
 
     def __dir__(self) -> list[str]:
-        return sorted(self._interface.methods)
+        return sorted(self._pyray_interface.methods)
 
     @property
     def _actor_id(self) -> str:
-        return actor_id(self._ref)
+        return actor_id(self._pyray_ref)
 
     @property
     def _ray_actor_id(self) -> str:
-        return actor_id(self._ref)
+        return actor_id(self._pyray_ref)
 
     def __repr__(self) -> str:
-        return f"Actor({self._interface.name}, {actor_id(self._ref)})"
+        return f"Actor({self._pyray_interface.name}, {actor_id(self._pyray_ref)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ActorHandle):
             return NotImplemented
-        return bool(self._ref == other._ref)
+        return bool(self._pyray_ref == other._pyray_ref)
 
     def __hash__(self) -> int:
-        return hash(self._ref)
+        return hash(self._pyray_ref)
 
     def __copy__(self) -> ActorHandle:
         return self
@@ -215,8 +213,10 @@ class ActorHandle:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        number = self._number or definitions.export(self._interface)
-        return _rebuild, (self._ref, self._actor, number, self._settings)
+        number = self._pyray_number or definitions.export(self._pyray_interface)
+        # An actor's handle of itself keeps nobody alive; the one that is passed on does.
+        ref = store.strong(self._pyray_ref)
+        return _rebuild, (ref, self._pyray_actor, number, self._pyray_settings)
 
 
 def actor_id(ref: ObjectID) -> str:

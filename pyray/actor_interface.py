@@ -119,7 +119,7 @@ class Interface:
                 options.get("max_task_retries"),
                 None if retry is None else bool(retry),
                 0 if group is None else self.group(group, name),
-                options.get("_generator_backpressure_num_objects") or 0,
+                max(0, options.get("_generator_backpressure_num_objects", 0)),
                 least,
                 most,
             )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyray.options import CLUSTER_ONLY, check_exceptions, check_options, check_whole
+from pyray.options import (
+    CLUSTER_ONLY,
+    check_exceptions,
+    check_options,
+    check_returns,
+    check_whole,
+    check_window,
+)
 from pyray.scheduling import OLD_OPTIONS
 
 # Shared with functions, and checked there.
@@ -14,7 +21,7 @@ _COMMON = (
     *OLD_OPTIONS,
 )  # fmt: skip
 # Ray's, without effect on one machine.
-_IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_task_events", "_actor_init_args"}
+_IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_tensor_transport", "_actor_init_args"}
 
 ACTOR_DEFAULTS: dict[str, Any] = {
     "num_cpus": None,
@@ -142,14 +149,8 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
             )
         if value is not None:
             out[name] = value
-    n = out.get("num_returns")
-    if isinstance(n, str):
-        if n not in ("streaming", "dynamic"):
-            raise ValueError(
-                f"{what}: num_returns is a number, 'streaming' or 'dynamic', not {n!r}"
-            )
-    elif n is not None:
-        check_whole(n, "num_returns", what, 0, 65535)
+    if "num_returns" in out:
+        check_returns(out["num_returns"], what)
     if "max_task_retries" in out:
         check_whole(out["max_task_retries"], "max_task_retries", what, -1, 32767)
     if "retry_exceptions" in out:
@@ -157,7 +158,6 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
     for name in ("concurrency_group", "name"):
         if name in out and not isinstance(out[name], str):
             raise TypeError(f"{what}: {name} is a string, not {out[name]!r}")
-    ahead = out.get("_generator_backpressure_num_objects")
-    if ahead is not None:
-        check_whole(ahead, "_generator_backpressure_num_objects", what, -1, MOST)
+    if "_generator_backpressure_num_objects" in out:
+        check_window(out["_generator_backpressure_num_objects"], what)
     return out

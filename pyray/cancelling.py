@@ -6,10 +6,13 @@ from typing import Any
 
 from pyray import session
 from pyray._core import store, tasks
+from pyray._core.generators import ObjectRefGenerator
 from pyray._core.store import ObjectID
 
 
-def cancel(ref: ObjectID[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ref: ObjectID[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
     """Cancel the task that is to make an object.
 
     A task that has not begun never does. One that runs is interrupted: KeyboardInterrupt is raised
@@ -20,11 +23,11 @@ def cancel(ref: ObjectID[Any], *, force: bool = False, recursive: bool = True) -
     For the running call of an actor it depends on the actor. One that runs a call at a time is
     interrupted like a task, and lives on. In one with async methods the coroutine's
     `asyncio.Task` is cancelled. In a threaded one the call goes on: it may look at
-    ``get_runtime_context().is_canceled()``.
+    ``get_runtime_context().is_canceled()``; but a generator ends at its next ``yield``.
 
     Parameters
     ----------
-    ref : ObjectID
+    ref : ObjectID or ObjectRefGenerator
         What ``.remote()`` returned; any one of them, where it returned several.
     force : bool, default False
         Kill the worker process of a running task at once, instead of interrupting the task. Not
@@ -67,6 +70,8 @@ def cancel(ref: ObjectID[Any], *, force: bool = False, recursive: bool = True) -
     ...     print("cancelled")
     cancelled
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
     if type(ref) is not ObjectID:
         raise TypeError(
             f"cancel takes the ObjectID of a task's result, not {type(ref).__name__}; kill() ends "

@@ -28,10 +28,12 @@ class LocalHandle(ActorHandle):
         interface = Interface(cls, 0, tuple(options["concurrency_groups"] or ()))
         super().__init__(actors.new_ref(), 0, interface, 0, {"options": options})
         env = local_mode.environment_of(options)
-        self.__dict__.update(_class=cls, _instance=None, _error=None, _env=env)
+        self.__dict__.update(
+            _pyray_class=cls, _pyray_instance=None, _pyray_error=None, _pyray_env=env
+        )
 
     def __getattr__(self, name: str) -> Any:
-        interface = self.__dict__.get("_interface")
+        interface = self.__dict__.get("_pyray_interface")
         if interface is None or name not in interface.methods:
             return super().__getattr__(name)
         return LocalMethod(self, name, interface.methods[name].nreturns)
@@ -61,26 +63,28 @@ class LocalMethod:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method now, and store what it returns or raises."""
         fields = self._handle.__dict__
-        name = f"{fields['_interface'].name}.{self._name}"
+        name = f"{fields['_pyray_interface'].name}.{self._name}"
         options = {"num_returns": self._nreturns}
-        raw = raw_method(fields["_class"], self._name)
+        raw = raw_method(fields["_pyray_class"], self._name)
         if raw is not None:
             skip = 0 if isinstance(raw, staticmethod) else 1
             bind(name, getattr(raw, "__func__", raw), skip, args, kwargs)
-        if fields["_error"] is not None:
-            return local_mode.call(_raise(fields["_error"]), name, options, (), {}, fields["_env"])
+        if fields["_pyray_error"] is not None:
+            return local_mode.call(
+                _raise(fields["_pyray_error"]), name, options, (), {}, fields["_pyray_env"]
+            )
 
         def run(*values: Any, **named: Any) -> Any:
             running.append(self._handle)
             try:
-                return _finished(self._function(fields["_instance"])(*values, **named))
+                return _finished(self._function(fields["_pyray_instance"])(*values, **named))
             except ActorExit as leaving:
                 _end(self._handle, f"ended: {leaving}")
-                raise fields["_error"] from None
+                raise fields["_pyray_error"] from None
             finally:
                 running.pop()
 
-        return local_mode.call(run, name, options, args, kwargs, fields["_env"])
+        return local_mode.call(run, name, options, args, kwargs, fields["_pyray_env"])
 
     def _function(self, instance: Any) -> Any:
         if self._name not in EVERY_ACTORS:
@@ -130,15 +134,15 @@ def make_actor(
         raise ActorAlreadyExistsError(f"there is an actor named {options['name']!r} already")
     handle = LocalHandle(cls, options)
     constructor = f"{cls.__name__}.__init__"
-    env = handle.__dict__["_env"]
+    env = handle.__dict__["_pyray_env"]
     made = local_mode.call(cls, constructor, {"num_returns": -1}, args, kwargs, env)
     if isinstance(made, BaseException):
         text = f"the actor {cls.__name__} could not be made: its constructor raised\n{made}"
         error = ActorDiedError(text, handle._actor_id, cls.__name__, cause=made)
-        handle.__dict__["_error"] = error
+        handle.__dict__["_pyray_error"] = error
     else:
-        handle.__dict__["_instance"] = made
-    actors.abandon_ref(handle._ref)
+        handle.__dict__["_pyray_instance"] = made
+    actors.abandon_ref(handle._pyray_ref)
     if options["name"] is not None:
         _named[key] = handle
     return handle
@@ -152,6 +156,15 @@ def get_actor(name: str, namespace: str | None) -> ActorHandle:
     return found
 
 
+def named(everywhere: bool) -> list[dict[str, str]]:
+    """Name and namespace of each named actor."""
+    return [
+        {"name": name, "namespace": namespace or ""}
+        for epoch, namespace, name in _named
+        if epoch == shm.epoch() and (everywhere or namespace is None)
+    ]
+
+
 def kill(handle: ActorHandle) -> None:
     """End an actor."""
     _end(handle, "was killed by ray.kill")
@@ -159,9 +172,9 @@ def kill(handle: ActorHandle) -> None:
 
 def _end(handle: ActorHandle, why: str) -> None:
     fields = handle.__dict__
-    name = handle._interface.name
-    fields["_instance"] = None
-    fields["_error"] = ActorDiedError(
+    name = handle._pyray_interface.name
+    fields["_pyray_instance"] = None
+    fields["_pyray_error"] = ActorDiedError(
         f"the actor {name} ({handle._actor_id}) {why}", handle._actor_id, name
     )
     for key in [k for k, found in _named.items() if found is handle]:

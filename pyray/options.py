@@ -9,14 +9,20 @@ from pyray import runtime_env
 from pyray.scheduling import OLD_OPTIONS, check_strategy, old_options
 
 # Options of Ray's that mean something on a cluster only: accepted, without effect.
-CLUSTER_ONLY = frozenset({"accelerator_type", "_metadata", "label_selector"})
+CLUSTER_ONLY = frozenset(
+    {
+        "accelerator_type", "enable_task_events", "fallback_strategy", "label_selector", "_labels",
+        "_metadata",
+    }
+)  # fmt: skip
 
 DEFAULTS: dict[str, Any] = {
     "num_cpus": None,
     "num_gpus": None,
     "resources": None,
     "memory": None,
-    "num_returns": 1,
+    "num_returns": None,
+    "_generator_backpressure_num_objects": None,
     "max_calls": None,
     "max_retries": 3,
     "retry_exceptions": False,
@@ -68,8 +74,10 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
                 raise ValueError(f"{what}: ask for {key} with {option}=, not in resources")
             check_amount(value, f"resources[{key!r}]", what)
         out["resources"] = dict(resources)
-    if "num_returns" in out:
-        check_whole(out["num_returns"], "num_returns", what, 0, 65535)
+    if out.get("num_returns") is not None:
+        check_returns(out["num_returns"], what)
+    if out.get("_generator_backpressure_num_objects") is not None:
+        check_window(out["_generator_backpressure_num_objects"], what)
     if out.get("max_calls") is not None:
         check_whole(out["max_calls"], "max_calls", what, 0, 2**31 - 1)
     if "max_retries" in out:
@@ -97,6 +105,23 @@ def check_whole(value: Any, name: str, what: str, low: int, high: int) -> None:
         raise TypeError(f"{what}: {name} is a whole number, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{what}: {name} is between {low} and {high}, not {value}")
+
+
+def check_returns(n: Any, what: str) -> None:
+    if isinstance(n, str):
+        if n not in ("streaming", "dynamic"):
+            raise ValueError(
+                f"{what}: num_returns is a number, 'streaming' or 'dynamic', not {n!r}"
+            )
+    else:
+        check_whole(n, "num_returns", what, 0, 65535)
+
+
+def check_window(n: Any, what: str) -> None:
+    name = "_generator_backpressure_num_objects"
+    check_whole(n, name, what, -1, 2**31 - 1)
+    if n == 0:
+        raise ValueError(f"{what}: {name} is 1 or more, or -1 for no limit, not 0")
 
 
 def check_exceptions(value: Any, what: str) -> bool | tuple[type, ...]:

@@ -21,7 +21,7 @@ class RemoteFunction:
     ----------
     remote : callable
         ``f.remote(*args, **kwargs)`` submits a call and returns its ObjectID at once: a list of
-        them with ``num_returns`` above 1, None with 0.
+        them with ``num_returns`` above 1, None with 0, an ObjectRefGenerator if it is a generator.
 
     Examples
     --------
@@ -41,6 +41,8 @@ class RemoteFunction:
     ) -> None:
         self._function = function
         self._options = {**DEFAULTS, **options}
+        if self._options["num_returns"] is None and _code_flags(function) & _GENERATOR:
+            self._options["num_returns"] = "streaming"
         self._shared = shared or _Shared(function)
         name = self._options["name"] or getattr(function, "__name__", None)
         self._name: str = name or type(function).__name__
@@ -106,9 +108,11 @@ class RemoteFunction:
         low, high = self._shared.arity()
         caller.min_args, caller.max_args = low, high
         options = self._options
-        caller.nreturns = options["num_returns"]
         caller.max_retries = options["max_retries"]
         caller.flags = tasks.RETRY_EXCEPTIONS if options["retry_exceptions"] else 0
+        window = options["_generator_backpressure_num_objects"] or 0
+        n = options["num_returns"]
+        caller.returns(1 if n is None else n, max(0, window))
         request = resource_request(options)
         env = current.environment(options["runtime_env"])
         place = placement.place_of(options, self._name)
@@ -260,9 +264,14 @@ def remote(*args: Any, **options: Any) -> Any:
         Custom resources, by the names given to :func:`pyray.init`.
     memory : int, optional
         Bytes of memory to reserve.
-    num_returns : int, default 1
-        Number of values that the function returns (as a tuple or list); each gets an ObjectID.
-        ``num_return_vals`` is its old name.
+    num_returns : int, "streaming" or "dynamic", default 1, of a generator "streaming"
+        Number of values that the function returns (as a tuple or list) or yields; each gets an
+        ObjectID. "streaming": the call returns an :class:`ObjectRefGenerator`, which gives an
+        ObjectID for each value as soon as it was yielded. "dynamic": it returns one ObjectID,
+        whose value is a list of such. ``num_return_vals`` is its old name.
+    _generator_backpressure_num_objects : int, optional
+        With "streaming": the generator waits while so many values have been yielded and not taken
+        by the caller; -1 or None: it does not wait.
     max_calls : int, default 0
         A worker that has run the function this often is replaced; 0: never. 1 for GPU tasks.
     max_retries : int, default 3
@@ -285,7 +294,7 @@ def remote(*args: Any, **options: Any) -> Any:
     Raises
     ------
     TypeError, ValueError
-        Something that is not a function, an unknown option, a bad value.
+        Something that is not a function, an async function, an unknown option, a bad value.
 
     Examples
     --------
@@ -337,10 +346,14 @@ def _make(function: Any, options: dict[str, Any]) -> Any:
     options = check_options(options)
     if not callable(function):
         raise TypeError(f"remote needs a function, not {function!r}")
-    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
-    if flags & (_GENERATOR | _COROUTINE | _ASYNC_GENERATOR):
-        raise TypeError(
-            f"{function.__name__} is a generator or an async function, which cannot be remote yet: "
-            "return a list, or run the coroutine inside a plain function with asyncio.run"
+    if _code_flags(function) & (_COROUTINE | _ASYNC_GENERATOR):
+        raise ValueError(
+            f"{function.__name__} is an async function, which cannot be a task: make it a method "
+            "of an actor, or run the coroutine inside a plain function, with asyncio.run"
         )
     return RemoteFunction(function, options)
+
+
+def _code_flags(function: Any) -> int:
+    flags: int = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    return flags

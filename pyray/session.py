@@ -42,7 +42,8 @@ CLUSTER_ONLY = frozenset(
         "_redis_password", "_redis_username", "_system_config", "_temp_dir",
         "_metrics_export_port", "_tracing_startup_hook", "_enable_object_reconstruction",
         "object_spilling_directory", "enable_resource_isolation", "system_reserved_cpu",
-        "system_reserved_memory", "_cgroup_path", "_driver_object_store_memory",
+        "system_reserved_memory", "cgroup_path", "_cgroup_path",
+        "_driver_object_store_memory", "proxy_server_url",
     }
 )  # fmt: skip
 
@@ -359,9 +360,14 @@ class Session(Resources):
                     self._interrupted.add(number)
                 raise
         ok, value = pickle.loads(body)
-        if not ok:
+        if ok:
+            return value
+        try:
             raise value
-        return value
+        finally:
+            # Or this frame and the error would keep each other, and the caller's ids, until the
+            # garbage collector comes.
+            del value
 
     def _reply_arrived_or_gone(self) -> None:
         """Its socket is closed: give the reader a moment to find out why, and raise that."""

@@ -28,7 +28,7 @@ _BLOCK = re.compile(
 )
 # What is another one at each run.
 _VARYING = re.compile(
-    r"(?P<anything>…)|(?P<seconds>\d+(?:\.\d+)?(?= (?:s|ms|µs)\b))|(?P<pid>(?<=pid=)\d+)"
+    r"(?P<anything>…)|(?P<seconds>\d+(?:\.\d+)?(?= (?:s|ms|µs)\b))|(?P<pid>(?<=pid[= ])\d+)"
     r"|(?P<hex>\b[0-9a-f]{32,40}\b)"
 )
 _PATTERNS = {"anything": ".*", "seconds": r"\d+(?:\.\d+)?", "pid": r"\d+", "hex": "[0-9a-f]+"}

@@ -266,6 +266,16 @@ def test_methods_of_every_name(ray):
     assert ray.get(a.lam.remote(2)) == 6
 
 
+def test_private_names_are_the_users(ray):
+    """Names that a handle might have for itself."""
+    names = ["_check", "_actor", "_ref", "_interface", "_settings", "_number", "_id", "_name"]
+    cls = type("Own", (), {name: lambda self, n=name: n for name in names})
+    a = ray.remote(cls).remote()
+    assert ray.get([getattr(a, name).remote() for name in names]) == names
+    again = ray.get(ray.put(a))
+    assert ray.get(again._actor.remote()) == "_actor" and again == a
+
+
 def test_the_cython_class_of_the_examples_is_an_actor(tmp_path):
     pytest.importorskip("numpy")
     examples = pathlib.Path(__file__).resolve().parent.parent / "examples" / "cython"
@@ -307,6 +317,7 @@ cdef class Counter:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(60)
 def test_extension_types_are_actors(tmp_path):
     """A cdef class, compiled here; the one among the examples is of the same kind."""

@@ -71,7 +71,7 @@ def test_local_mode_raises_at_get():
         ({"memory": -1}, ValueError, "memory"),
         ({"num_returns": -1}, ValueError, "num_returns"),
         ({"num_returns": 1.0}, TypeError, "num_returns"),
-        ({"num_return_vals": "2"}, TypeError, "num_returns"),
+        ({"num_return_vals": "2"}, ValueError, "num_returns"),
         ({"num_returns": 2, "num_return_vals": 2}, TypeError, "old name"),
         ({"max_retries": -2}, ValueError, "max_retries"),
         ({"max_calls": -1}, ValueError, "max_calls"),

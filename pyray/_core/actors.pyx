@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport ring_node, wake_process
+from pyray._core.events cimport note, note_for, outcome_of
 from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport begin_users_code, users_code
 from pyray._core.layout cimport *
@@ -28,16 +29,19 @@ from pyray._core.mailboxes cimport (
 from pyray._core.objects cimport (
     alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
 )
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, task_new
+from pyray._core.records cimport (
+    attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of, task_new,
+)
 from pyray._core.recovery cimport fail_task
 from pyray._core.running cimport (
     Function, do_chores, enter, execute, finish, new_call, put_error, run, set_running,
 )
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
-    OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, new_id, new_record,
-    put_value, store_value,
+    OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, name_record, new_id,
+    new_record, put_value, store_value,
 )
+from pyray._core.streams cimport settle_stream
 from pyray._core.tasks cimport (
     Mailbox, Target, TaskContext, base, failed_call, here, split, submit, sweep_too, the_only,
 )
@@ -50,15 +54,19 @@ from pyray._core.tasks import ArgumentPath
 
 cdef Ctx *C = get_ctx()
 
+cdef enum:
+    SOON_NS = 50000000
+
 # The mailboxes that this process calls into, by actor: kept until the actor is dead and settled.
 cdef dict _boxes = {}
+cdef Py_ssize_t _boxes_limit = 64   # so many make it look for those that can go
 cdef uint32_t _epoch = 0
 
 
 # ---- calling -------------------------------------------------------------------------------
 
 cdef Mailbox box_of(uint64_t actor):
-    global _epoch
+    global _boxes_limit, _epoch
     cdef Mailbox box
     if _epoch != C.epoch:
         _boxes.clear()
@@ -66,6 +74,9 @@ cdef Mailbox box_of(uint64_t actor):
     found = _boxes.get(actor)
     if found is not None:
         return <Mailbox>found
+    if len(_boxes) >= _boxes_limit:
+        sweep_boxes()
+        _boxes_limit = max(64, 2 * len(_boxes))
     box = Mailbox.__new__(Mailbox)
     box.actor = actor
     box.row = mailbox_at(C, actor, C.self)
@@ -137,7 +148,7 @@ cdef class MethodCaller(Target):
 
     def remote(self, *args, **kwargs):
         """Call the method: returns the result's ObjectID at once."""
-        cdef int64_t pending
+        cdef Py_ssize_t pending
         if self.epoch != C.epoch or not C.attached or C.forked or C.broken:
             check_session()
             raise SessionError(f"{self._name} belongs to an actor of a session that has been shut "
@@ -155,6 +166,8 @@ cdef class MethodCaller(Target):
             result = submit(self, args, kwargs, self.box)
         finally:
             C.inflight -= 1
+        if self.max_pending:
+            self.box.unfinished.append(self.box.own.last)
         if actor_status(C, self.actor) >= ACTOR_DEAD:
             # It died meanwhile: the node may have looked into the mailbox before the call was in.
             self.settle()
@@ -166,13 +179,20 @@ cdef class MethodCaller(Target):
         # The entry may be another actor's by now.
         return death if gen_of(at_load64(&a.state)) == gen_in(self.actor) else 0
 
-    cdef int64_t pending(self):
+    cdef Py_ssize_t pending(self):
         """Calls of this process that the actor has not finished."""
-        cdef uint64_t head = at_load64(&self.box.row.head)
-        cdef uint64_t start = (self.box.row.first >> 32) * PR_CALLS
-        if self.box.own.count == 0:
-            return 0
-        return self.box.row.tail - (head if head > start else start)
+        cdef uint64_t call, s
+        cdef list calls = self.box.unfinished
+        if calls is None:
+            calls = self.box.unfinished = []
+        if <Py_ssize_t>len(calls) >= <Py_ssize_t>self.max_pending:
+            self.box.unfinished = []
+            for call in calls:
+                s = at_load64(&task_at(C, call).state)
+                if (gen_of(s) == gen_in(call) and (s & 0xFF) != TASK_DONE
+                        and (s & 0xFF) != TASK_FREE):
+                    self.box.unfinished.append(call)
+        return len(self.box.unfinished)
 
 
 def actor_state(uint64_t actor):
@@ -210,10 +230,13 @@ def check_ref(ObjectID ref):
 def new_ref():
     """An object without a value yet: what an actor lives as long as, or what the node seals."""
     cdef TaskContext me = here()
+    cdef uint64_t handle
     cdef ObjectID oid
     check_session()
     me.counter += 1
-    oid = new_id(new_record(), base(me), me.counter, 0)
+    handle = new_record()
+    name_record(object_at(C, handle), handle, base(me), me.counter, 0)
+    oid = new_id(handle, base(me), me.counter, 0)
     escape(oid)
     return oid
 
@@ -243,7 +266,7 @@ def construct(uint64_t task, Function f):
     cdef pr_actor *a = actor_at(C, t.actor)
     cdef uint64_t failed = 0, s
     cdef object error = None
-    set_running(task, t)
+    cdef int attempt = set_running(task, t)
     C.me.depth = t.depth
     enter(me, task, t.depth)
     set_task_thread(True)
@@ -268,6 +291,7 @@ def construct(uint64_t task, Function f):
         set_task_thread(False)
         enter(me, 0, 0)
         C.me.depth = 0
+        note(t, attempt, C.me.started_ns, 0 if error is None else EVENT_FAILED)
         at_store64(&C.me.current, 0)
     if error is None:
         s = at_load64(&a.state)
@@ -315,7 +339,8 @@ cdef class Host:
         free(self.reader)
 
     def serve(self, double seconds):
-        """Run calls, one at a time, until there was none for `seconds`, or it is time to end.
+        """Run calls, one at a time, until there was none for `seconds` (after a call, not longer
+        than SOON_NS), or it is time to end.
 
         Returns the number of calls run; raises WorkerExit if one ended the actor.
         """
@@ -335,6 +360,7 @@ cdef class Host:
                     pass
                 settle(C, self.reader, self.reader.last)
                 n += 1
+                timeout = min(timeout, SOON_NS)     # what it left is to be let go of soon
                 do_chores(n)
         finally:
             set_task_thread(False)
@@ -424,8 +450,6 @@ def node_create(uint64_t actor, ObjectID ref, uint32_t func, int shape, int dept
     cdef pr_task *t
     cdef pr_dep *d
     cdef ObjectID oid
-    cdef TaskContext me = the_only()
-    cdef bytes parent = base(me)
     if len(deps) > PR_INLINE_DEPS:
         ext_size = len(deps) * sizeof(pr_dep)
         ext = alloc(ext_size)
@@ -435,11 +459,11 @@ def node_create(uint64_t actor, ObjectID ref, uint32_t func, int shape, int dept
             heap_free(C, ext, ext_size)
         raise OutOfRecordsError("no room for the record of an actor's creation task")
     t = task_at(C, handle)
-    me.counter += 1
     t.ext = ext
     t.ext_size = <uint32_t>ext_size
-    t.counter = me.counter
-    memcpy(t.parent_id, <const char *>parent, 20)
+    # The creator's child, not the node's: its ref is its return.
+    t.counter = ref.counter
+    memcpy(t.parent_id, <const char *>ref.parent, 20)
     t.actor = actor
     t.cell = 0
     t.produced = 0
@@ -549,14 +573,20 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
         if (status == TASK_CLAIMED or status == TASK_RUNNING) and (s >> 48) & 0xFF == slot:
             attempt = attempt_of(s)
             if status == TASK_RUNNING and returns_sealed(t):
+                note_for(slot, t, attempt, C.procs[slot].started_ns, outcome_of(t))
                 finish(call)
                 continue
-            if not all_of_them and (status == TASK_CLAIMED or t.max_retries < 0
-                                    or attempt < t.max_retries):
+            # One that was cancelled is not run again.
+            if not all_of_them and not stop_of(t, call) and (
+                    status == TASK_CLAIMED or t.max_retries < 0 or attempt < t.max_retries):
                 if status == TASK_RUNNING:
+                    note_for(slot, t, attempt, C.procs[slot].started_ns,
+                             EVENT_FAILED | EVENT_DIED)
                     attempt += 1
                 at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt) | TASK_READY)
                 continue
+            if status == TASK_RUNNING:
+                note_for(slot, t, attempt, C.procs[slot].started_ns, EVENT_FAILED | EVENT_DIED)
             fail_task(call, error)
             failed += 1
         elif all_of_them and (status == TASK_READY or status == TASK_WAITING):
@@ -565,6 +595,21 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
     # What was taken from it by the one that died is to be seen by the one that comes.
     at_or64(&actor_at(C, actor).waiting[p // 64], <uint64_t>1 << (p % 64))
     return failed
+
+
+def node_died(uint64_t actor, uint32_t slot):
+    """Its process has died: if the constructor was under way, that has ended too."""
+    cdef pr_actor *a = actor_at(C, actor)
+    cdef pr_task *t
+    cdef uint64_t s
+    if actor_status(C, actor) != ACTOR_PENDING or a.leaving == LEAVE_UNMADE:
+        return
+    if not plausible(C, a.creation):
+        return
+    t = task_at(C, a.creation)
+    s = at_load64(&t.state)
+    if gen_of(s) == gen_in(a.creation) and (s & 0xFF) == TASK_RUNNING:
+        note_for(slot, t, attempt_of(s), C.procs[slot].started_ns, EVENT_FAILED | EVENT_DIED)
 
 
 cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except -1:
@@ -586,8 +631,12 @@ cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except
                 continue
             call |= <uint64_t>gen_of(s) << 32
             if returns_sealed(t):
+                note_for(slot, t, attempt_of(s), C.procs[slot].started_ns, outcome_of(t))
                 finish(call)
                 continue
+            if (s & 0xFF) == TASK_RUNNING:
+                note_for(slot, t, attempt_of(s), C.procs[slot].started_ns,
+                         EVENT_FAILED | EVENT_DIED)
             fail_task(call, error)
             failed += 1
     return failed
@@ -627,7 +676,7 @@ cdef Py_ssize_t calls_left(uint64_t actor, uint32_t p, uint32_t slot) noexcept n
             continue
         if status == TASK_READY or status == TASK_WAITING:
             n += 1
-        elif (s >> 48) & 0xFF == slot and (status == TASK_CLAIMED or (
+        elif (s >> 48) & 0xFF == slot and not stop_of(t, call) and (status == TASK_CLAIMED or (
                 status == TASK_RUNNING and not returns_sealed(t)
                 and (t.max_retries < 0 or attempt_of(s) < t.max_retries))):
             n += 1
@@ -635,8 +684,11 @@ cdef Py_ssize_t calls_left(uint64_t actor, uint32_t p, uint32_t slot) noexcept n
 
 
 cdef bint returns_sealed(pr_task *t) noexcept nogil:
+    """Whether a task whose process is dead had come to its end."""
     cdef uint64_t *rets = returns_of(C, t)
     cdef int i
+    if t.flags & TASK_F_STREAM:
+        settle_stream(C, t)
     for i in range(t.nreturns):
         if alive(C, rets[i]) and not sealed(C, rets[i]):
             return False
@@ -660,6 +712,8 @@ def node_dead(uint64_t actor, ObjectID cause):
     """From now on calls of the actor fail; those that it has are to be settled next."""
     cdef pr_actor *a = actor_at(C, actor)
     cdef uint64_t s = at_load64(&a.state)
+    if cause is not None:
+        escape(cause)       # callers hold it while they look into it
     a.death = 0 if cause is None else cause.handle
     at_store64(&a.state, (s & ~<uint64_t>0xFF) | ACTOR_DEAD)
 

@@ -59,8 +59,6 @@ cdef bint is_answered(pr_task *t) noexcept nogil:
     """Whether a task has its result stored, and only its record is not free yet."""
     cdef uint64_t *returns = returns_of(C, t)
     cdef int i
-    if t.flags & TASK_F_STREAM:
-        return False        # that has one long before it is over
     for i in range(t.nreturns):
         if alive(C, returns[i]) and not sealed(C, returns[i]):
             return False

@@ -9,12 +9,14 @@ from libc.string cimport memset, strncpy
 from pyray._core.dispatch cimport (
     pop_idle, rescue, ring_node, tokens_for_node, tokens_from_node, wake_process,
 )
+from pyray._core.events cimport note_for, outcome_of
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
+from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.running cimport finish, store_error_at
+from pyray._core.streams cimport settle_stream
 
 cdef Ctx *C = get_ctx()
 
@@ -302,14 +304,20 @@ def lost_task(uint32_t p):
         return None
     if (s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING:
         return None
+    if t.flags & TASK_F_STREAM:
+        settle_stream(C, t)
     if (s & 0xFF) == TASK_RUNNING and t.nreturns:
         rets = returns_of(C, t)
         for i in range(t.nreturns):
             if alive(C, rets[i]) and not sealed(C, rets[i]):
                 done = False
         if done:
+            note_for(p, t, attempt_of(s), C.procs[p].started_ns, outcome_of(t))
             finish(handle)
             return None
+    if (s & 0xFF) == TASK_RUNNING:
+        note_for(p, t, attempt_of(s), C.procs[p].started_ns, EVENT_FAILED | EVENT_DIED
+                 | (EVENT_CANCELLED if stop_of(t, handle) else 0))
     return handle, (s & 0xFF) == TASK_RUNNING
 
 
@@ -324,6 +332,10 @@ def requeue(uint64_t handle, int attempt):
 
 def fail(uint64_t handle, error):
     """Seal a lost task's returns with an exception."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s = at_load64(&t.state)
+    if (s & 0xFF) != TASK_RUNNING:
+        note_for(0, t, attempt_of(s), 0, EVENT_FAILED | EVENT_NEVER)
     store_error_at(handle, error)
     finish(handle)
 

@@ -353,7 +353,7 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
     """
     cdef uint64_t task
     cdef uint32_t seen
-    cdef int64_t end = now_ns() + timeout_ns
+    cdef int64_t end = 0    # set when it comes to waiting: the clock costs more than a look
     cdef int64_t left
     cdef uint32_t sweep = at_load32(&c.dispatch.sweep)
     assigned[0] = 0
@@ -389,6 +389,8 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
         if ((queue_visible(c) and at_load32(&c.dispatch.searcher) == 0 and token_free(c))
                 or at_load32(&c.dispatch.stopping)) and clear_bit(c.dispatch.idle, c.self):
             continue
+        if end == 0:
+            end = now_ns() + timeout_ns
         while True:
             left = end - now_ns()
             if left <= 0:

@@ -447,8 +447,8 @@ cdef object running_loop():
                            "one use get()") from None
 
 
-def awaitable(ObjectID oid):
-    """What ``await`` of an id goes through."""
+def awaitable(ObjectID oid, bint value=True):
+    """What ``await`` of an id goes through; without `value`, until it is there only."""
     cdef Pending p
     try:
         check_id(oid)
@@ -468,7 +468,7 @@ def awaitable(ObjectID oid):
                 raise p.error
             check_id(oid)
         settle_task()
-        return load_value(oid)
+        return load_value(oid) if value else None
     except Exception as error:
         raise without_core(error)
 

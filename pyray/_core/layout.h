@@ -1,8 +1,8 @@
 /* The layout of a session's shared memory: one memfd, mapped by the driver, the node and every
  * worker.  This header is the contract; every field says who writes it.
  *
- *   header | dispatch | process table | function table | actors | mailboxes | chunk table |
- *   records | unit table | slab table | payload arena
+ *   header | dispatch | process table | function table | actors | mailboxes | events | chunk table |
+ *   records | names | unit table | slab table | payload arena
  *
  * Rules that hold everywhere:
  *   - offsets and slot numbers, never pointers: each process maps the file where it likes;
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 2
+#define PR_LAYOUT_VERSION 3
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -37,6 +37,7 @@
 #define PR_MAX_FUNCS 1048576
 #define PR_MAX_ACTORS 8192    /* entries for actors, dead ones that are remembered included */
 #define PR_CALLS 8191         /* calls in a segment of a mailbox; before them, the next segment */
+#define PR_EVENTS 16384       /* ends of tasks that a process remembers; a power of two */
 
 /* ---- state words -------------------------------------------------------------------------
  * object: status 0..7 | flags 8..15 | generation 16..47 | version 48..63
@@ -58,6 +59,7 @@ enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3 };
 #define OBJ_NESTED (1ULL << 12)    /* the value contains ids (listed at the end of its payload) */
 #define OBJ_ACKED (1ULL << 13)     /* the owner holds the ids inside: the writer may let go */
 #define OBJ_ACTOR (1ULL << 14)     /* an actor lives as long as this: whoever frees tells the node */
+#define OBJ_CELL (1ULL << 15)      /* its data is a pr_cell, its `off` the cell's credit */
 
 enum {
     TASK_FREE = 0,
@@ -74,7 +76,7 @@ enum {
 #define TASK_F_ARGS_OBJECT 8 /* arguments lie in the object args_object */
 #define TASK_F_RETRY_EXC 16  /* retry_exceptions */
 #define TASK_F_CREATES 32    /* makes the actor in `actor`, instead of being a call of it */
-#define TASK_F_STREAM 128    /* its return is the first cell of a stream */
+#define TASK_F_STREAM 128    /* its returns are the cell to fill next, and the end of the stream */
 #define TASK_F_DYNAMIC 256   /* it yields values: its return is the list of their ids */
 
 /* What the node writes to have a task stop.  It bears the generation, since the task may have ended,
@@ -120,8 +122,8 @@ typedef struct {
     uint64_t magic, layout_hash;
     uint64_t nonce;            /* random root of the session; also in every pickled id */
     uint64_t total_bytes;
-    uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_chunks, off_records;
-    uint64_t off_units, off_slabs, off_payload;
+    uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_events, off_chunks, off_records;
+    uint64_t off_names, off_units, off_slabs, off_payload;
     uint64_t n_units, n_chunks;
     uint32_t num_tokens;       /* CPUs */
     uint32_t actors_high;      /* node: highest entry for an actor that was ever used + 1 */
@@ -215,6 +217,17 @@ typedef struct {
     uint8_t data[PR_INLINE_OBJECT];
 } pr_object;
 
+/* A link of a stream, in the data of its object; written by the runner.  `index` is there before
+ * the runner fills the cell, so that whoever clears up after it knows how far it had come. */
+typedef struct {
+    uint32_t index;        /* how many cells come before this one */
+    uint8_t parent[20];    /* with counter: the task's id, from which value and next have theirs */
+    uint64_t counter;
+    uint64_t value;        /* handle of the object that was yielded; 0: the stream ends here */
+    uint64_t next;         /* handle of the next cell */
+} pr_cell;
+#define PR_CELLS (1ULL << 63)      /* in the counter of cells' ids: values have those without */
+
 typedef struct {
     uint64_t object;       /* handle */
     uint64_t next;         /* stack link, see PR_LINK */
@@ -229,7 +242,7 @@ typedef struct {
     uint64_t args_object;  /* submitter: handle, with TASK_F_ARGS_OBJECT */
     uint64_t counter;      /* submitter: with parent_id the task's id */
     uint64_t actor;        /* submitter: handle of the actor that it is a call of, or 0 */
-    uint64_t cell;         /* runner of a stream: the cell that it fills next */
+    uint64_t cell;         /* runner of a stream: the cell that comes next, while it fills one */
     uint32_t func;         /* number of the definition; of the method in its class, for a call */
     uint32_t ext_size;
     uint32_t produced;     /* runner of a stream: cells filled, by all attempts */
@@ -281,6 +294,46 @@ typedef struct {
     uint64_t head __attribute__((aligned(64))); /* actor: all calls before this one are done */
 } pr_mailbox;
 
+/* How an attempt at a task ended: written by whoever ended it, one line each. */
+enum {
+    EVENT_FAILED = 1,      /* with an error */
+    EVENT_DIED = 2,        /* its process died */
+    EVENT_CANCELLED = 4,
+    EVENT_CREATES = 8,     /* it was to make an actor */
+    EVENT_NEVER = 16,      /* nothing of the user's has run */
+};
+typedef struct {
+    uint64_t start_ns;     /* CLOCK_MONOTONIC; 0: not known, or it never ran */
+    uint64_t end_ns;
+    uint64_t counter;      /* with parent_id the task's id */
+    uint64_t actor;        /* handle, or 0 */
+    uint32_t func;
+    uint32_t pid;          /* of the process that ran it, 0: none did */
+    uint16_t attempt;
+    uint8_t flags;         /* EVENT_* */
+    uint8_t proc;          /* and that one's slot */
+    uint8_t parent_id[20];
+} pr_event;
+
+/* The last ends of tasks, of a process slot: events `written - PR_EVENTS + 1` to `written - 1` are
+ * there, and the next one is being written in the place of the one before them.  Numbers go on when
+ * the slot gets another process, so that what a dead one did is still known. */
+typedef struct {
+    uint64_t written __attribute__((aligned(64)));  /* its process: events ever */
+    pr_event event[PR_EVENTS] __attribute__((aligned(64)));
+} pr_events;
+
+/* What an object's 20 bytes hash from, for those who list objects.  It stands in the record, at
+ * data + PR_NAME_AT, as long as the value leaves room there; a value that does not moves it to the
+ * table of names, which costs a cache miss.  The low 16 bits of the record's generation stand at the
+ * top of `counter`: a stale name is recognised. */
+typedef struct {
+    uint64_t counter;      /* last to be written, first to be cleared */
+    uint32_t index;
+    uint8_t parent_id[20];
+} pr_name;
+#define PR_NAME_AT 16
+
 typedef struct {
     uint64_t bits[4];      /* free blocks: fetch_or by whoever frees, taken by the owner */
     uint32_t block;        /* bytes per block */
@@ -297,9 +350,12 @@ typedef struct {
 #define PR_WAITER_MULTI 0xFFFFFFFFu
 
 _Static_assert(sizeof(pr_object) == PR_GRANULE, "an object record is one granule");
+_Static_assert(sizeof(pr_cell) <= PR_INLINE_OBJECT, "a cell fits in its record");
 _Static_assert(sizeof(pr_task) == 2 * PR_GRANULE, "a task record is two granules");
 _Static_assert(sizeof(pr_actor) == 128, "an actor is two lines");
 _Static_assert(sizeof(pr_mailbox) == 128, "a mailbox is two lines");
+_Static_assert(sizeof(pr_event) == 64, "an event is one line");
+_Static_assert(PR_NAME_AT + sizeof(pr_name) == PR_INLINE_OBJECT, "a name ends with its record");
 _Static_assert(sizeof(pr_waiter) == 64, "a waiter has its cache line");
 _Static_assert(sizeof(pr_chunk) % 64 == 0, "chunk headers do not share lines");
 _Static_assert(sizeof(pr_slab) == 64, "a slab header is one line");

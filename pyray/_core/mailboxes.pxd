@@ -11,6 +11,7 @@ cdef enum:
 cdef struct Segments:
     uint64_t oldest         # index of the first
     uint32_t count
+    uint64_t last           # the call entered last
     uint32_t slot[256]      # by index
 
 # Where an actor stands in one caller's mailbox.  Private to it.

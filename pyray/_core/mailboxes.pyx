@@ -25,6 +25,7 @@ cdef extern from *:
 
 cdef enum:
     SPIN_NS = 50000         # how long an actor looks for the next call before it parks
+    STRAGGLERS = 1024       # calls that may be entered anew so that a segment can be used again
 
 
 cdef inline uint64_t *segment(Ctx *c, uint32_t slot) noexcept nogil:
@@ -83,7 +84,53 @@ cdef bint box_room(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own) noexc
     at_store64(&segment(c, own.slot[(k - 1) % MAX_SEGMENTS])[0], slot)
     own.slot[k % MAX_SEGMENTS] = slot
     own.count += 1
+    if own.count > 3 and unfinished(c, actor, own, own.oldest + 1, NULL) == 0:
+        move_stragglers(c, row, actor, own)
     return True
+
+
+cdef uint32_t unfinished(Ctx *c, uint64_t actor, Segments *own, uint64_t index,
+                         uint64_t *calls) noexcept nogil:
+    """How many calls of a full segment are not done, up to STRAGGLERS + 1; and which."""
+    cdef uint64_t *entries = segment(c, own.slot[index % MAX_SEGMENTS]) + 1
+    cdef uint64_t s
+    cdef uint32_t i, n = 0
+    for i in range(PR_CALLS):
+        if not plausible(c, entries[i]):
+            continue
+        s = at_load64(&task_at(c, entries[i]).state)
+        if (gen_of(s) != gen_in(entries[i]) or task_at(c, entries[i]).actor != actor
+                or (s & 0xFF) == TASK_DONE or (s & 0xFF) == TASK_FREE):
+            continue
+        n += 1
+        if n > STRAGGLERS:
+            return n
+        if calls != NULL:
+            calls[n - 1] = entries[i]
+    return n
+
+
+cdef void move_stragglers(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own) noexcept nogil:
+    """The oldest segment is there only for a few calls that take long, with all of the next done:
+    so the actor runs several at once.  Enter them anew, and use the segment again.
+
+    What runs for ever would otherwise have the mailbox grow until it is full.
+    """
+    cdef uint64_t calls[STRAGGLERS]
+    cdef uint64_t at = row.tail
+    cdef uint32_t i, slot, n = unfinished(c, actor, own, own.oldest, calls)
+    if n > STRAGGLERS:
+        return
+    for i in range(n):
+        at_store_release64(segment(c, own.slot[(at // PR_CALLS) % MAX_SEGMENTS]) + 1
+                           + at % PR_CALLS, calls[i])
+        at += 1
+    at_store64(&row.tail, at)
+    slot = own.slot[own.oldest % MAX_SEGMENTS]
+    own.oldest += 1
+    own.count -= 1
+    at_store64(&row.first, (own.oldest << 32) | own.slot[own.oldest % MAX_SEGMENTS])
+    segment_recycle(slot)
 
 
 cdef bint box_push(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own,
@@ -99,6 +146,7 @@ cdef bint box_push(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own,
     slot = own.slot[(at // PR_CALLS) % MAX_SEGMENTS]
     at_store_release64(segment(c, slot) + 1 + at % PR_CALLS, call)
     at_store64(&row.tail, at + 1)
+    own.last = call
     if not at_load64(&a.waiting[c.self // 64]) & bit:
         at_or64(&a.waiting[c.self // 64], bit)
     wake_actor(c, actor)

@@ -69,8 +69,13 @@ cdef void free_object(Ctx *c, pr_object *o, uint64_t handle, uint64_t s) noexcep
     """The record is in FREEING, by us."""
     cdef uint32_t liable = o.liable
     cdef bint tell = (s & OBJ_NESTED) and not (s & OBJ_ACKED) and liable != c.self
+    cdef uint64_t credit = o.off if s & OBJ_CELL else 0
     if not (s & OBJ_INLINE) and o.size:
         heap_free(c, o.off, o.size)
+    if credit:
+        # Nobody will read the cell: its writer waits no longer.  Before the record goes, lest the
+        # writer wait for ever should we die in between.
+        seal(c, credit, OBJ_INLINE)
     object_recycle(c, handle)
     if tell:
         wake_process(c, liable)      # it holds the ids inside for nothing now

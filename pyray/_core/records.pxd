@@ -8,7 +8,8 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil
 cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil
 cdef uint64_t task_new(Ctx *c) noexcept nogil
 cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil
-cdef uint64_t count_unstarted(Ctx *c) noexcept nogil
+cdef bint hopeless(Ctx *c, pr_task *t) noexcept nogil
+cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil
 cdef uint32_t segment_new(Ctx *c) noexcept nogil
 cdef void segment_recycle(uint32_t slot) noexcept nogil
 cdef void records_reset() noexcept nogil

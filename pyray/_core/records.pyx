@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from pyray._core.layout cimport *
-from pyray._core.shm cimport Ctx, object_at, task_at
+from pyray._core.shm cimport Ctx, actor_at, get_ctx, object_at, task_at
 
 cdef extern from *:
     """
@@ -241,8 +241,20 @@ cdef void segment_recycle(uint32_t slot) noexcept nogil:
     push(&_segments, slot)
 
 
-cdef uint64_t count_unstarted(Ctx *c) noexcept nogil:
-    """Tasks that this process submitted and that nobody has claimed yet."""
+cdef bint hopeless(Ctx *c, pr_task *t) noexcept nogil:
+    """A call of this process's own, as an actor, or of an actor that is about to end too: whoever
+    ends does not wait for it."""
+    cdef pr_actor *a
+    if not t.actor or t.flags & TASK_F_CREATES:
+        return False
+    a = actor_at(c, t.actor)
+    return (gen_of(at_load64(&a.state)) != gen_in(t.actor) or at_load32(&a.proc) == c.self
+            or at_load32(&a.leaving) != LEAVE_NO or (at_load64(&a.state) & 0xFF) >= ACTOR_DEAD)
+
+
+cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil:
+    """Tasks that this process submitted and that nobody has claimed yet.  With `calls`, those of
+    actors too, where that makes sense, and tasks that wait for arguments."""
     cdef uint64_t n = 0
     cdef uint32_t k, i
     cdef uint64_t status
@@ -252,6 +264,23 @@ cdef uint64_t count_unstarted(Ctx *c) noexcept nogil:
             t = task_at(c, <uint64_t>_tasks.chunks[k] * PR_CHUNK_GRANULES + i)
             status = at_load64(&t.state) & 0xFF
             if ((status == TASK_WAITING or status == TASK_READY or status == TASK_NODE)
-                    and t.submitter == c.self):
+                    and t.submitter == c.self
+                    and (calls or (not t.actor and status != TASK_WAITING))
+                    and not hopeless(c, t)):
                 n += 1
     return n
+
+
+def live_records():
+    """How many records of (objects, tasks) are in use in the session, actors' refs included."""
+    cdef Ctx *c = get_ctx()
+    cdef uint32_t k, i
+    cdef uint64_t objects = 0, tasks = 0
+    for k in range(1, min(at_load32(&c.head.chunks_used), <uint32_t>c.head.n_chunks)):
+        if c.chunks[k].kind == KIND_OBJECTS:
+            for i in range(PR_CHUNK_GRANULES):
+                objects += (object_at(c, k * PR_CHUNK_GRANULES + i).state & 0xFF) != OBJ_FREE
+        elif c.chunks[k].kind == KIND_TASKS:
+            for i in range(0, PR_CHUNK_GRANULES, 2):
+                tasks += (task_at(c, k * PR_CHUNK_GRANULES + i).state & 0xFF) != TASK_FREE
+    return objects, tasks

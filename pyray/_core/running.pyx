@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
+from pyray._core.events cimport note
 from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport (
     begin_users_code, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
@@ -23,19 +24,27 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, has_duties, load_raw, put_value,
-    say_unseen, store_value,
+    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, load_raw, put_value, say_unseen,
+    store_value,
 )
-from pyray._core.tasks cimport TaskContext, base, here, holds_for_tasks, set_variable, the_only
+from pyray._core.streams cimport new_item, new_writer
+from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
+from pyray._core.yielding cimport (
+    check_iterator, store_each, store_items, store_return, write_all,
+)
 
 import os
 import sys
 
 from pyray._core.errors import ActorExit, ObjectLostError
+from pyray._core.generators import DynamicObjectRefGenerator
 from pyray._core.tasks import sweep
 
 cdef Ctx *C = get_ctx()
+
+cdef enum:
+    SOON_NS = 50000000
 
 cdef dict _functions = {}
 cdef object _load_function = None
@@ -87,6 +96,17 @@ def current_name():
         if isinstance(me, Call):
             return (<Call>me).function.name if (<Call>me).function is not None else _name
     return _name
+
+
+def current_function():
+    """The function that the calling task runs, or None outside of one."""
+    cdef TaskContext me = here()
+    if isinstance(me, Call):
+        return None if (<Call>me).over else (<Call>me).function.call
+    if not me.handle or C.me.role < ROLE_WORKER:
+        return None
+    found = _functions.get(task_at(C, me.handle).func)
+    return None if found is None else (<Function>found).call
 
 
 def several_at_once(variable):
@@ -166,15 +186,26 @@ cdef int store_error_at(uint64_t task, object error) except -1:
     return store_error(task_at(C, task), error)
 
 
-cdef int store_result(pr_task *t, str name, object result) except -1:
-    """Seal the returns with what the function returned."""
+cdef int store_result(uint64_t handle, Function f, int attempt, object result,
+                      bint alone) except -1:
+    """Seal the returns with what the function returned, or yields; `alone`, see yielding.pyx."""
+    cdef pr_task *t = task_at(C, handle)
     cdef uint64_t *rets
     cdef int i
+    cdef str name = f.name
+    if t.flags & TASK_F_STREAM:
+        return write_all(handle, name, result, alone)
+    if t.flags & TASK_F_DYNAMIC:
+        result = collect(handle, f, attempt, result, alone)
+        if C.forked:
+            return 0
     if t.nreturns == 1:
         return store_value(t.ret0, result, 0, RESULT, "result")
     if t.nreturns == 0:
         return 0
     rets = returns_of(C, t)
+    if hasattr(result, "__next__"):
+        return store_each(handle, name, result, alone)
     if not isinstance(result, (tuple, list)):
         try:
             result = tuple(result)
@@ -186,11 +217,29 @@ cdef int store_result(pr_task *t, str name, object result) except -1:
         raise ValueError(f"{name} was to return {t.nreturns} values (num_returns), but "
                          f"returned {len(result)}")
     for i in range(t.nreturns):
-        # An earlier attempt may have sealed it, and its id been dropped since.
-        if alive(C, rets[i]) and not sealed(C, rets[i]):
-            store_value(rets[i], result[i], 0,
-                        RESULT if i == t.nreturns - 1 else RESULT_MORE, "result")
+        store_return(rets[i], result[i], RESULT if i == t.nreturns - 1 else RESULT_MORE)
     return 0
+
+
+cdef object collect(uint64_t handle, Function f, int attempt, object values, bint alone):
+    """num_returns="dynamic": the ids of all that is yielded; an exception is the last one's value,
+    unless it has the task run again."""
+    cdef list refs = []
+    check_iterator(f.name, values, "dynamic")
+    try:
+        store_items(handle, values, refs, alone)
+    except Exception as e:
+        if C.forked:
+            raise
+        refs.append(error_item(handle, f, attempt, <uint32_t>len(refs) + 1, e))
+    return DynamicObjectRefGenerator(refs)
+
+
+cdef object error_item(uint64_t handle, Function f, int attempt, uint32_t index, object error):
+    cdef pr_task *t = task_at(C, handle)
+    if to_retry(handle, t, f, attempt, error) or cancelled_by(handle, error):
+        raise error
+    return new_item(t, index, _make_error(error, f.name, False), OBJ_ERROR)
 
 
 cdef object load_argument(uint64_t handle):
@@ -289,13 +338,15 @@ cdef object put_error(Function f, object error):
 
 
 cdef int fail(uint64_t handle, TaskContext me, Function f, object error) except -1:
-    """Seal its returns with what it raised."""
+    """Seal its returns with what it raised: how it ended, as events tell it (EVENT_*)."""
     cdef pr_task *t = task_at(C, handle)
     name = f.name if f is not None else getattr(error, "task_name", None)
     if cancelled_by(handle, error):
         children_too(handle, me.counter)
-        return store_error(t, cancelled_while(handle, name, error))
-    return store_error(t, _make_error(error, name, False))
+        store_error(t, cancelled_while(handle, name, error))
+        return EVENT_FAILED | EVENT_CANCELLED
+    store_error(t, _make_error(error, name, False))
+    return EVENT_FAILED
 
 
 cdef int execute(uint64_t handle) except -1:
@@ -308,6 +359,7 @@ cdef int execute(uint64_t handle) except -1:
     cdef pr_task *t = task_at(C, handle)
     cdef TaskContext me = the_only()
     cdef uint64_t failed = 0
+    cdef uint32_t outcome = 0
     cdef int attempt, code = -1
     cdef Function f = None
     PyErr_CheckSignals()    # a signal that came before the task did is none of its business
@@ -325,9 +377,12 @@ cdef int execute(uint64_t handle) except -1:
         if C.forked:
             leave_fork(None)
         if failed:
+            outcome = EVENT_FAILED
             store_error(t, load_raw(failed, None))
         else:
-            store_result(t, f.name, result)
+            store_result(handle, f, attempt, result, True)
+            if C.forked:
+                leave_fork(None)    # a generator's child
         result = None
     except BaseException as e:
         users_code(False)
@@ -336,13 +391,15 @@ cdef int execute(uint64_t handle) except -1:
         code = ends_with(e)
         if code < 0 and isinstance(e, Exception) and to_retry(handle, t, f, attempt, e):
             enter(me, 0, 0)
+            note(t, attempt, C.me.started_ns, EVENT_FAILED)
             end_task()
             retry(handle, t, attempt)
             return 1
-        fail(handle, me, f, e)
+        outcome = fail(handle, me, f, e)
     enter(me, 0, 0)
     end_task()
     C.me.depth = 0
+    note(t, attempt, C.me.started_ns, outcome)
     finish(handle)
     if code >= 0:
         raise WorkerExit(code)
@@ -384,6 +441,8 @@ cdef class Call(TaskContext):
         if self.attempt < 0:
             self.over = True
             return None
+        self.started = C.me.started_ns
+        C.me.started_ns = 0     # there are several at once: it is no one's
         self.function = function_of(t)
         refuse_cancelled(self.handle)
         result = run(t, self.function.call, &failed)
@@ -391,16 +450,17 @@ cdef class Call(TaskContext):
             leave_fork(None)
         if failed:
             store_error(t, load_raw(failed, None))
-            self.done()
+            self.done(EVENT_FAILED)
         return result
 
     def finish(self, result):
         """Seal its returns."""
-        cdef pr_task *t = task_at(C, self.handle)
         if C.forked:
             leave_fork(None)
-        store_result(t, self.function.name, result)
-        self.done()
+        store_result(self.handle, self.function, self.attempt, result, False)
+        if C.forked:
+            leave_fork(None)
+        self.done(0)
 
     def fail(self, error):
         """Seal its returns with what it raised.  True if it is to be begun again instead; raises
@@ -412,18 +472,19 @@ cdef class Call(TaskContext):
             leave_fork(error)
         if (code < 0 and isinstance(error, Exception)
                 and to_retry(self.handle, t, self.function, self.attempt, error)):
+            note(t, self.attempt, self.started, EVENT_FAILED)
             s = at_load64(&t.state)
             at_store64(&t.state, (s & PR_LESS_ATTEMPT) | attempt_bits(self.attempt + 1))
             self.base = None
             self.counter = 0
             return True
-        fail(self.handle, self, self.function, error)
-        self.done()
+        self.done(fail(self.handle, self, self.function, error))
         if code >= 0:
             raise WorkerExit(code)
         return False
 
-    cdef void done(self):
+    cdef void done(self, uint32_t outcome):
+        note(task_at(C, self.handle), self.attempt, self.started, outcome)
         finish(self.handle)
         self.over = True
 
@@ -431,6 +492,35 @@ cdef class Call(TaskContext):
     def cancelled(self):
         """Not 0 if somebody has cancelled it: another number each time."""
         return 0 if self.over else stop_of(task_at(C, self.handle), self.handle)
+
+    @property
+    def yields(self):
+        """How what it yields is wanted: "streaming", "dynamic", or the number of its returns."""
+        cdef pr_task *t = task_at(C, self.handle)
+        return ("streaming" if t.flags & TASK_F_STREAM
+                else "dynamic" if t.flags & TASK_F_DYNAMIC else t.nreturns)
+
+    def writer(self):
+        """Its end of the stream; `finish_stream` when that is written."""
+        return new_writer(self.handle)
+
+    def finish_stream(self):
+        """The stream is written."""
+        self.done(0)
+
+    def item(self, index, value):
+        """num_returns="dynamic": the id of a value that it has yielded."""
+        return new_item(task_at(C, self.handle), index + 1, value, 0)
+
+    def failed_item(self, index, error):
+        """The same of an exception; raises it if the call is to be begun again."""
+        return error_item(self.handle, self.function, self.attempt, index + 1, error)
+
+    def finish_items(self, refs):
+        """Seal the return with the ids of what it has yielded."""
+        store_value(task_at(C, self.handle).ret0, DynamicObjectRefGenerator(refs), 0, RESULT,
+                    "result")
+        self.done(0)
 
     @property
     def method(self):
@@ -500,13 +590,14 @@ cdef int do_chores(Py_ssize_t n) except -1:
     if at_load_relaxed32(&C.dispatch.sweep) != _sweeps:
         _sweeps = at_load32(&C.dispatch.sweep)
         sweep()
-    elif n % 16 == 0 and (has_duties() or holds_for_tasks()):
+    elif n % 16 == 0 and holds_for_others():
         sweep()
     return 0
 
 
 def work(double seconds):
-    """Run tasks until there was none for `seconds`, or the session ends.
+    """Run tasks until there was none for `seconds`, or the session ends; after a task, not longer
+    than SOON_NS.
 
     Returns the number of tasks run.
 
@@ -533,6 +624,7 @@ def work(double seconds):
                 PyErr_CheckSignals()
                 return n
             n += 1
+            timeout = min(timeout, SOON_NS)     # what the task left is to be let go of soon
             do_chores(n)
     finally:
         set_task_thread(False)

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 from pyray._core.dispatch cimport about_to_search, ring_node, wake_process
 from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_footprint, heap_free, heap_touch
 from pyray._core.heap cimport heap_untouched
-from pyray._core.ids cimport object_digest
+from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
 from pyray._core.records cimport object_new, object_recycle
@@ -23,6 +23,7 @@ from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.serializer cimport Encoded, decode, encode
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 
+from pyray._core.hex_id import HexID
 from pyray._core.errors import (
     ForeignObjectError, NodeDiedError, ObjectLostError, ObjectStoreFullError, OutOfRecordsError,
     SessionError, TaskCancelledError,
@@ -193,6 +194,14 @@ cdef class ObjectID:
         """The id as 40 hexadecimal digits."""
         return self._binary().hex()
 
+    def task_id(self):
+        """Id of the task that returns the object, or that put it: a string of 40 digits."""
+        cdef uint8_t out[20]
+        if self.index == PUT_INDEX:
+            return HexID(self.parent.hex())
+        task_digest(<const uint8_t *><const char *>self.parent, self.counter, out)
+        return HexID((<const char *>out)[:20].hex())
+
     def __repr__(self):
         return f"ObjectID({self._binary().hex()})"
 
@@ -337,7 +346,6 @@ def unpack(bytes packed):
     cdef uint64_t nonce, handle, counter
     cdef uint32_t index
     cdef object address
-    cdef ObjectID oid
     check_session()
     if len(packed) != PACKED_BYTES:
         raise ValueError(f"a packed id has {PACKED_BYTES} bytes, not {len(packed)}")
@@ -351,14 +359,60 @@ def unpack(bytes packed):
         return <object><PyObject *><size_t>address
     memcpy(&counter, p + 36, 8)
     memcpy(&index, p + 44, 4)
+    return adopt(handle, packed[16:36], counter, index)
+
+
+cdef ObjectID adopt(uint64_t handle, bytes parent, uint64_t counter, uint32_t index):
+    """An id that came in from another process, which holds the object while this one begins to."""
+    cdef ObjectID oid
+    cdef object address = _interned.get(handle)
+    if address is not None:
+        return <ObjectID><PyObject *><size_t>address
     if not hold(C, handle):
         raise ObjectLostError(
             "an ObjectID inside a value refers to an object that is gone: the process that owned "
             "it died, or the id was kept as bytes while nothing held the object")
-    oid = new_id(handle, packed[16:36], counter, index)
+    oid = new_id(handle, parent, counter, index)
     oid.escaped = True
     _interned[handle] = <size_t><PyObject *>oid
     return oid
+
+
+def weak(bytes packed):
+    """An id from those bytes that keeps nothing alive: an actor's own ref, in its process.
+
+    The object may be gone: an actor that nobody holds still runs its last calls.
+    """
+    cdef const char *p = packed
+    cdef uint64_t handle, counter
+    cdef uint32_t index
+    cdef ObjectID oid
+    check_session()
+    memcpy(&handle, p + 8, 8)
+    memcpy(&counter, p + 36, 8)
+    memcpy(&index, p + 44, 4)
+    oid = new_id(handle, packed[16:36], counter, index)
+    oid.asked = True        # its end is no news of an error
+    return oid
+
+
+def strong(ObjectID oid):
+    """The same id as one that keeps its object alive."""
+    cdef ObjectID other
+    check_id(oid)
+    if oid.escaped:
+        return oid
+    address = _interned.get(oid.handle)
+    if address is not None:
+        return <object><PyObject *><size_t>address
+    if at_load64(&object_at(C, oid.handle).state) & OBJ_DROPPED or not hold(C, oid.handle):
+        raise ObjectLostError(
+            "nobody holds this actor any more, so it ends when it has run the calls that it was "
+            "sent: its handle cannot be passed on; keep a handle where the actor was made")
+    other = new_id(oid.handle, oid.parent, oid.counter, oid.index)
+    other.escaped = True
+    _interned[oid.handle] = <size_t><PyObject *>other
+    return other
 
 
 cdef void drop_contained(uint64_t handle):
@@ -390,7 +444,8 @@ cdef int sweep_store():
             drop_contained(handle)
         else:
             s = at_load64(&object_at(C, handle).state)
-            if s & OBJ_ACKED and object_at(C, handle).owner != C.self:
+            # Of a cell the reader holds what it needs, and no longer what the cell contains.
+            if s & OBJ_ACKED and (s & OBJ_CELL or object_at(C, handle).owner != C.self):
                 _contained.pop(handle, None)
     return 0
 
@@ -489,14 +544,18 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     cdef Encoded enc
     cdef uint64_t off, count, total
     cdef char *at
-    n = encode_inline(value, <char *>o.data, PR_INLINE_OBJECT)
-    if n >= 0:
+    n = encode_inline(value, scratch, SCRATCH)
+    if 0 <= n <= PR_INLINE_OBJECT:
         o.size = n
+        if n > PR_NAME_AT:
+            move_name(o, handle)
+            memcpy(o.data, scratch, PR_INLINE_OBJECT)
+        else:
+            memcpy(o.data, scratch, PR_NAME_AT)
         if whose == RESULT:
             about_to_search(C)
         seal(C, handle, flags | OBJ_INLINE)
         return 0
-    n = encode_inline(value, scratch, SCRATCH)
     if n >= 0:
         off = alloc(n)
         memcpy(C.payload + off, scratch, n)
@@ -542,6 +601,15 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     return 0
 
 
+cdef void move_name(pr_object *o, uint64_t handle) noexcept nogil:
+    """The value takes the name's room in the record."""
+    cdef pr_name *name = <pr_name *>(o.data + PR_NAME_AT)
+    if name.counter >> 48 == ((handle >> 32) & 0xFFFF):
+        C.names[<uint32_t>handle] = name[0]
+    # Readers look here first, and see this before any of the value.
+    at_store64(&name.counter, 0)
+
+
 cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
     """Write another object's value into a record and seal it, without looking into the value."""
     cdef pr_object *o = object_at(C, to)
@@ -550,7 +618,11 @@ cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
     cdef uint64_t off, size = old.size
     flags |= s & (OBJ_INLINE | OBJ_COMPACT | OBJ_NESTED)
     if s & OBJ_INLINE:
-        memcpy(o.data, old.data, PR_INLINE_OBJECT)
+        if size > PR_NAME_AT:
+            move_name(o, to)
+            memcpy(o.data, old.data, PR_INLINE_OBJECT)
+        else:
+            memcpy(o.data, old.data, PR_NAME_AT)
         o.size = size
         seal(C, to, flags)
         return 0
@@ -571,7 +643,15 @@ cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
 
 cdef list nested_ids(pr_object *o):
     cdef uint64_t count
-    cdef const char *end = C.readonly + o.off + o.size
+    cdef const char *end
+    cdef pr_cell *cell
+    cdef bytes parent
+    if at_load64(&o.state) & OBJ_CELL:
+        cell = <pr_cell *>o.data
+        parent = (<const char *>cell.parent)[:20]
+        return [adopt(cell.value, parent, cell.counter, cell.index + 1),
+                adopt(cell.next, parent, cell.counter | PR_CELLS, cell.index + 1)]
+    end = C.readonly + o.off + o.size
     memcpy(&count, end - 8, 8)
     cdef const char *at = end - 8 - count * PACKED_BYTES
     return [unpack(at[i * PACKED_BYTES:(i + 1) * PACKED_BYTES]) for i in range(count)]
@@ -583,6 +663,8 @@ cdef object load_raw(uint64_t handle, object holder):
     cdef uint64_t s = at_load64(&o.state)
     cdef uint64_t size = o.size
     cdef uint64_t count
+    if s & OBJ_CELL:
+        return None     # it has no value: streams.pyx reads it
     if s & OBJ_INLINE:
         return decode_inline(<const char *>o.data, size)
     if s & OBJ_COMPACT:
@@ -597,7 +679,7 @@ cdef object load_value(ObjectID oid):
     """The value of a sealed object; raises it if it is an error."""
     cdef pr_object *o = object_at(C, oid.handle)
     cdef uint64_t s = at_load64(&o.state)
-    if s & OBJ_INLINE and not s & OBJ_ERROR:
+    if s & OBJ_INLINE and not s & (OBJ_ERROR | OBJ_CELL):
         return decode_inline(<const char *>o.data, o.size)
     if s & OBJ_ERROR:
         oid.asked = True
@@ -664,18 +746,24 @@ cdef class ViewHold:
             unhold(C, self.handle)
 
 
-cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root):
+cdef uint64_t new_object(object value, uint64_t flags, object root, bytes parent,
+                         uint64_t counter, uint32_t index) except 0:
+    """A sealed object of this process's own; its handle."""
     cdef uint64_t handle = new_record()
-    cdef ObjectID oid
+    name_record(object_at(C, handle), handle, parent, counter, index)
     try:
-        store_value(handle, value, 0, OWN, root)
+        store_value(handle, value, flags, OWN, root)
     except BaseException:
         at_store64(&object_at(C, handle).state,
                    (at_load64(&object_at(C, handle).state) & ~<uint64_t>0xFF) | OBJ_FREEING)
         object_recycle(C, handle)
         raise
-    oid = new_id(handle, parent, counter, 0x80000000)
-    return oid
+    return handle
+
+
+cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root):
+    return new_id(new_object(value, 0, root, parent, counter, PUT_INDEX), parent, counter,
+                  PUT_INDEX)
 
 
 # ---- figures ---------------------------------------------------------------------------------

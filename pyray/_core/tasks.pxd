@@ -10,7 +10,6 @@ cdef class TaskContext:
 
 cdef class Target:
     cdef object path                    # its arguments' name in an error
-    cdef object wrap                    # for generators: ObjectID -> what the call returns
     cdef public uint32_t func
     cdef public int shape
     cdef public int nreturns
@@ -22,6 +21,7 @@ cdef class Target:
 cdef class Mailbox:
     cdef uint64_t actor
     cdef pr_mailbox *row
+    cdef list unfinished        # calls that may be, where they are counted; None elsewhere
     cdef Segments own
 
 cdef TaskContext here()
@@ -30,7 +30,7 @@ cdef void set_variable(object variable)
 cdef bytes base(TaskContext me)
 cdef bytes task_id(pr_task *t, int attempt)
 cdef bytes current_base()
-cdef bint holds_for_tasks()
+cdef bint holds_for_others()
 cdef int hold_for_task(uint64_t handle, list ids) except -1
 cdef void sweep_too(object more)
 cdef object submit(Target f, tuple args, dict kwargs, Mailbox box)

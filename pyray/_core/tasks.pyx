@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport announce
+from pyray._core.generators cimport new_generator
 from pyray._core.heap cimport heap_free, heap_reset, heap_trim
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
@@ -20,25 +21,25 @@ from pyray._core.mailboxes cimport box_push
 from pyray._core.objects cimport alive, await_object, deps_of, enqueue, returns_of, task_ready
 from pyray._core.queues cimport queue_push, queues_reset
 from pyray._core.records cimport (
-    attempt_of, count_unstarted, gen_in, gen_of, records_reset, task_new, task_recycle,
+    attempt_of, count_unstarted, gen_in, gen_of, hopeless, records_reset, task_new, task_recycle,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, check_session, escape, has_duties, load_raw, new_id, new_record,
-    put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw,
+    name_record, new_id, new_object, new_record, put_value, set_sweep, store_reset, store_value,
+    sweep_store,
 )
+from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
 
-from pyray._core.errors import OutOfRecordsError
+from pyray._core.errors import ObjectLostError, OutOfRecordsError
 
 cdef Ctx *C = get_ctx()
 
 cdef enum:
     NODE = 1                # the node's process slot
 
-# Flags of a Target, for Python.
+# Flag of a Target, for Python.
 RETRY_EXCEPTIONS = TASK_F_RETRY_EXC
-STREAM = TASK_F_STREAM
-DYNAMIC = TASK_F_DYNAMIC
 
 # [(task handle, what it needs kept alive)]: tasks that hold ids until they are done.
 cdef list _held = []
@@ -166,11 +167,12 @@ def sweep():
     if not C.attached or C.forked:
         return 0
     sweep_held()
+    sweep_streams()
     sweep_store()
     if _sweep_more is not None:
         _sweep_more()
     heap_trim(C)
-    return len(_held) + (1 if has_duties() else 0)
+    return len(_held) + (1 if has_duties() or holds_for_readers() else 0)
 
 
 set_sweep(sweep)
@@ -183,8 +185,9 @@ def set_on_hold(on_hold):
     _on_hold = on_hold
 
 
-cdef bint holds_for_tasks():
-    return len(_held) != 0
+cdef bint holds_for_others():
+    """Whether there is anything that `sweep` may let go of now or later."""
+    return len(_held) != 0 or has_duties() or holds_for_readers()
 
 
 cdef int hold_for_task(uint64_t handle, list ids) except -1:
@@ -228,6 +231,28 @@ def captor():
 
 cdef class Target:
     """What is called, and how: what a call's record takes from the function or method."""
+
+    def returns(self, n, window):
+        """Set what a call returns.
+
+        Parameters
+        ----------
+        n : int, "streaming" or "dynamic"
+            Number of values, or how those that it yields come.
+        window : int
+            For a stream: how many may be unread before the generator waits; 0: no limit.
+        """
+        self.flags &= ~(TASK_F_STREAM | TASK_F_DYNAMIC)
+        self.window = 0
+        if n == "streaming":
+            self.nreturns = 2       # the next cell, and the end
+            self.flags |= TASK_F_STREAM
+            self.window = window
+        elif n == "dynamic":
+            self.nreturns = 1
+            self.flags |= TASK_F_DYNAMIC
+        else:
+            self.nreturns = n
 
 
 @cython.final
@@ -357,6 +382,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     try:
         for i in range(f.nreturns):
             ret = new_record()
+            name_record(object_at(C, ret), ret, parent, counter, <uint32_t>i)
             ids.append(new_id(ret, parent, counter, <uint32_t>i))
         handle = task_new(C)
         if handle == 0:
@@ -436,9 +462,9 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         at_store_release64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_NODE)
         enqueue(C, handle)
     if f.nreturns == 1:
-        if flags & (TASK_F_STREAM | TASK_F_DYNAMIC):
-            return f.wrap(<object>PyList_GET_ITEM(ids, 0))
         return <object>PyList_GET_ITEM(ids, 0)
+    if flags & TASK_F_STREAM:
+        return new_generator(ids[0], ids[1])
     if f.nreturns == 0:
         return None
     return ids
@@ -499,9 +525,23 @@ def held_tasks():
     return len(_held)
 
 
-def unstarted_children():
-    """Number of tasks that this process submitted and that no worker has started."""
-    return count_unstarted(C)
+def unfinished_business(bint calls):
+    """Number of tasks that this process submitted and that need it still: nobody has started them,
+    or it holds ids for them.  With `calls`, also those that others are to come before: calls of
+    actors (but for those that end as well), and tasks that wait for arguments.
+    """
+    cdef uint64_t handle
+    cdef Py_ssize_t n = count_unstarted(C, calls)
+    cdef pr_task *t
+    sweep_held()
+    for entry in _held:
+        handle = (<tuple>entry)[0]
+        t = task_at(C, handle)
+        if calls:
+            n += not hopeless(C, t)
+        elif not t.actor and (at_load64(&t.state) & 0xFF) != TASK_WAITING:
+            n += 1
+    return n
 
 
 def reset():
@@ -512,6 +552,7 @@ def reset():
     if C.attached:
         queues_reset(C)
     store_reset()
+    streams_reset()
     _only = TaskContext()
     _variable = None
     _group = _captor = 0
@@ -537,8 +578,7 @@ def put_result(value, bint error):
     me.counter += 1
     if not error:
         return put_value(value, base(me), me.counter, "result")
-    handle = new_record()
-    store_value(handle, value, OBJ_ERROR, OWN, "exception")
+    handle = new_object(value, OBJ_ERROR, "exception", base(me), me.counter, 0)
     return new_id(handle, base(me), me.counter, 0)
 
 
@@ -552,16 +592,21 @@ cdef object failed_call(Target f, uint64_t error, object instead):
     value = instead() if error == 0 else error_value(error, instead)
     for i in range(f.nreturns):
         handle = new_record()
+        name_record(object_at(C, handle), handle, base(me), counter, <uint32_t>i)
         ids.append(new_id(handle, base(me), counter, <uint32_t>i))
         store_value(handle, value, OBJ_ERROR, OWN, "exception")
     if f.nreturns == 1:
-        if f.flags & (TASK_F_STREAM | TASK_F_DYNAMIC):
-            return f.wrap(ids[0])
         return ids[0]
+    if f.flags & TASK_F_STREAM:
+        return new_generator(ids[0], ids[1])
     return None if f.nreturns == 0 else ids
 
 
 cdef object error_value(uint64_t error, object instead):
     if not alive(C, error):
         return instead()
-    return load_raw(error, None)
+    try:
+        # Held meanwhile: the node forgets actors that died long ago, and their errors.
+        return load_raw(error, borrow_for_view(error))
+    except ObjectLostError:
+        return instead()

@@ -1,5 +1,9 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from pyray._core.layout cimport pr_waiter
+from pyray._core.store cimport ObjectID
+
+cdef class Waitable:
+    cdef ObjectID awaited       # None: nothing more is to come
 
 cdef void set_task_thread(bint on)
 cdef void begin_task()

@@ -361,7 +361,10 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     except KeyboardInterrupt:
         interrupted = True
         if _interrupted is not None and C.me.role == ROLE_DRIVER and current_mapping() is mapping:
-            _interrupted(ids)
+            try:
+                _interrupted(ids)
+            except BaseException:
+                pass        # Ctrl-C twice, or the session is gone: what is raised stays the first
         raise
     finally:
         C.inflight -= 1
@@ -395,7 +398,13 @@ cdef str described(object value):
         return f"a remote function: call {value._name}.remote(...) and get what that returns"
     if name == "Caller":
         return f".remote itself: call it, {value.function._name}.remote(...)"
+    if isinstance(value, Waitable):
+        return f"an {name}: iterate over it, and get what that gives"
     return name
+
+
+cdef class Waitable:
+    """What `wait` takes besides ObjectIDs: something that is ready when an object is there."""
 
 
 cdef object get_one(ObjectID oid, object timeout):
@@ -422,6 +431,8 @@ cdef object get_several(object refs, object timeout):
     if type(refs) is not list:
         if isinstance(refs, (list, tuple)):
             refs = list(refs)
+        elif isinstance(refs, Waitable):
+            return refs     # as Ray's: what takes the results of any task needs no case for it
         else:
             raise TypeError(
                 f"get takes an ObjectID or a list of ObjectIDs, not {described(refs)}")
@@ -508,13 +519,19 @@ def get(refs, *, timeout=None):
         raise without_core(error)
 
 
+cdef inline bint is_there(object oid):
+    """Of what `wait` waits for; None stands for what has nothing more to wait for."""
+    return oid is None or sealed(C, (<ObjectID>oid).handle)
+
+
 def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
     """Wait until some of several objects are there.
 
     Parameters
     ----------
     refs : list of ObjectID
-        Each at most once.
+        Each at most once. An ObjectRefGenerator may be among them: it is ready when ``next`` of it
+        does not wait.
     num_returns : int, default 1
         How many to wait for.
     timeout : float, optional
@@ -539,14 +556,15 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
     cdef Py_ssize_t n, i, need, found
     cdef uint64_t *handles
     cdef ObjectID oid
-    cdef list ids, ready, rest
+    cdef list given, ids, ready, rest
+    cdef Py_ssize_t open_ = 0
     cdef int64_t until
     check_session()
     if type(refs) is ObjectID:
         raise TypeError("wait takes a list of ObjectIDs, not a single one")
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"wait takes a list of ObjectIDs, not {type(refs).__name__}")
-    ids = list(refs)
+    ids = given = list(refs)
     n = len(ids)
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
@@ -559,8 +577,14 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
     _mark += 1
     for i in range(n):
         if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            raise TypeError(f"wait takes ObjectIDs; item {i} of the list is "
-                            f"{type(ids[i]).__name__}")
+            if not isinstance(ids[i], Waitable):
+                raise TypeError(f"wait takes ObjectIDs; item {i} of the list is "
+                                f"{type(ids[i]).__name__}")
+            if ids is given:
+                ids = list(given)
+            ids[i] = (<Waitable>given[i]).awaited
+            if ids[i] is None:
+                continue
         oid = <ObjectID>PyList_GET_ITEM(ids, i)
         if oid.epoch != C.epoch:
             check_id(oid)
@@ -569,7 +593,7 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
         oid.mark = _mark
     found = 0
     for i in range(n):
-        if sealed(C, (<ObjectID>PyList_GET_ITEM(ids, i)).handle):
+        if is_there(<object>PyList_GET_ITEM(ids, i)):
             found += 1
             if found == need:
                 break
@@ -579,8 +603,10 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
             raise MemoryError
         try:
             for i in range(n):
-                handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
-            wait_for(handles, n, need, until, False, ids)
+                if <object>PyList_GET_ITEM(ids, i) is not None:
+                    handles[open_] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
+                    open_ += 1
+            wait_for(handles, open_, need - (n - open_), until, False, ids)
         except KeyboardInterrupt as error:
             raise without_core(error)
         finally:
@@ -588,14 +614,13 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
     ready = []
     rest = []
     for i in range(n):
-        oid = <ObjectID>PyList_GET_ITEM(ids, i)
-        if sealed(C, oid.handle):
-            ready.append(oid)
+        if is_there(<object>PyList_GET_ITEM(ids, i)):
+            ready.append(given[i])
             if <Py_ssize_t>len(ready) == need:
-                rest.extend(ids[i + 1:])
+                rest.extend(given[i + 1:])
                 break
         else:
-            rest.append(oid)
+            rest.append(given[i])
     return ready, rest
 
 

@@ -69,6 +69,7 @@ class Actor:
         self.restart_anyway = False
         self.dead = False
         self.cause = ""
+        self.why = ""  # of its death, for those who ask
         self.died_as: type[ActorDiedError] = ActorDiedError
         self.unmade: ObjectID | None = None  # the error of its constructor
 
@@ -120,6 +121,7 @@ class Actors:
         self.namespace = namespace or ""
         self._submit = submit
         self._cancel = cancel
+        self.on_forget: Callable[[Actor], None] = lambda actor: None
         self.all: dict[int, Actor] = {}
         self.by_task: dict[int, Actor] = {}
         self.by_slot: dict[int, Actor] = {}
@@ -210,6 +212,8 @@ class Actors:
             **actor.spec,
             "id": actor.id,
             "restarts": actor.restarts,
+            "ref": actor.ref,
+            "settings": actor.settings(),
             "drops_arguments": drops,
         }
 
@@ -296,6 +300,7 @@ class Actors:
         tuple of (str, str), or None
             The actor's name and a line for the driver's output, if it ended by a fault.
         """
+        core.node_died(actor.handle, slot)
         _, _, leaving, _, _ = core.node_view(actor.handle)
         what, signal_name, exit_code = describe_exit(code)
         pid, actor.slot, actor.pid = actor.pid, 0, 0
@@ -386,6 +391,7 @@ class Actors:
         """It is dead for good: its calls, present and future, fail with this error."""
         actor.dead = True
         actor.cause = "is dead"
+        actor.why = "its constructor raised" if isinstance(error, ObjectID) else str(error)
         self._forget_name(actor)
         del self.by_task[actor.task]
         # Kept for calls to come, as long as the actor is remembered.
@@ -415,6 +421,7 @@ class Actors:
         if len(self.gone) > REMEMBERED or (self._indices == MOST and self.gone):
             old = self.gone.popleft()
             del self.all[old.handle]
+            self.on_forget(old)
             self.causes.pop(old.handle, None)
             return old.handle & 0xFFFFFFFF
         if self._indices == MOST:

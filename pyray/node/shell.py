@@ -31,6 +31,7 @@ from pyray.node.dedicated import Dedicated
 from pyray.node.groups import Groups
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
+from pyray.node.state import Remembered, names_of, tell_of_actor, tell_of_worker
 from pyray.node.workers import (
     PROC_ALIVE,
     SHAPED_ACTOR,
@@ -142,6 +143,8 @@ class Shell:
         size = self.config["num_cpus"]
         self.dedicated = Dedicated(self.workers, limit, size, self._fork, self._task_ended)
         self.actors = Actors(self.config["namespace"], self._place_actor, self._forget)
+        self.past = Remembered()
+        self.actors.on_forget = self.past.actor_forgotten
         self.cancels = Cancels(self.workers, self.name_of, self._forget)
         self.groups = Groups(self.scheduler, self.feed, self._forget_shapes, self.config)
         import multiprocessing
@@ -485,6 +488,17 @@ class Shell:
                 }
             )
         return out
+
+    def call_state(self, what: str) -> Any:
+        """Workers, actors, their names, or shapes: for those who list what there is."""
+        if what == "workers":
+            return [*self.past.workers, *(tell_of_worker(w) for w in self.workers.values())]
+        if what == "actors":
+            self.look()
+            return [tell_of_actor(actor) for actor in self.actors.all.values()]
+        if what == "names":
+            return names_of(self.actors, self.past)
+        return {number: dict(key[0]) for key, number in self.shapes.items()}
 
     def call_task_name(self, task: int) -> str:
         """What a task runs."""
@@ -877,6 +891,7 @@ class Shell:
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
+        self.past.worker_ended(worker, what, code)
         owner = OwnerDiedError(
             f"the worker that submitted this task (pid={worker.pid}) {what} before the task started"
         )

@@ -91,6 +91,8 @@ class Worker:
     ----------
     slot, pid, pidfd : int
         Its number in the session, its process ID, and a descriptor that is readable once it ended.
+    started : float
+        When it was forked, in seconds since the epoch.
     pipes : list of Pipe
         What it prints.
     link : socket.socket
@@ -133,6 +135,7 @@ class Worker:
         self.idle_since = 0.0
         self.process = process
         self.pid: int = process.pid
+        self.started = time.time()
         self.pidfd = os.pidfd_open(process.pid)
         self.pipes = pipes
         self.link = link

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyray.actor import list_named_actors
 from pyray.serialization import deregister_serializer, register_serializer
 from pyray.util.actor_pool import ActorPool
 from pyray.util.check_serialize import inspect_serializability
@@ -31,6 +32,7 @@ __all__ = [
     "get_current_placement_group",
     "get_placement_group",
     "inspect_serializability",
+    "list_named_actors",
     "map_unordered",
     "placement_group",
     "placement_group_table",

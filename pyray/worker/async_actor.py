@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from types import CoroutineType
 from typing import Any
@@ -17,6 +18,8 @@ from pyray.worker.actor import BUSY_SECONDS, IDLE_SECONDS, chores
 from pyray.worker.threaded_actor import AHEAD, this_call
 
 AT_A_TIME = 256
+# How long a plain generator may hold up the loop before other calls have their turn.
+PAUSE_SECONDS = 0.001
 
 
 class Group:
@@ -66,6 +69,10 @@ class Loop:
         """The second thread: take calls to the loop until the actor ends."""
         seconds = BUSY_SECONDS
         while self.exit_code is None:
+            if self.unfinished and self.host.over:
+                # No call is to come, and the mailboxes would not make us wait for those under way.
+                self.room.clear()
+                self.room.wait(BUSY_SECONDS)
             calls = self.host.take(seconds, AT_A_TIME)
             self.host.settle()
             if calls:
@@ -108,6 +115,8 @@ class Loop:
 
     async def _run(self, group: Group, call: running.Call) -> None:
         this_call.set(call)
+        if self.exit_code is not None:
+            return  # the process is about to end: the node fails it, or has it run anew
         try:
             while True:
                 try:
@@ -117,7 +126,13 @@ class Loop:
                     self.begun[call] = (task, 0)
                     if isinstance(result, CoroutineType) or hasattr(result, "__await__"):
                         result = await result
-                    if not call.over:
+                    if call.over:
+                        break
+                    if call.yields == "streaming":
+                        await stream(call, result)
+                    elif hasattr(result, "__anext__") and call.yields != 1:
+                        await collect(call, result)
+                    else:
                         call.finish(result)
                     break
                 except BaseException as error:
@@ -135,6 +150,54 @@ class Loop:
                 self.room.set()
             while group.pending and group.running < group.limit:
                 self._begin(group, group.pending.popleft())
+
+
+async def stream(call: running.Call, values: Any) -> None:
+    """Pass on what a call yields, as it comes; backpressure holds up this call alone."""
+    writer = call.writer()
+    asynchronous = hasattr(values, "__anext__")
+    if not asynchronous and not hasattr(values, "__next__"):
+        call.finish(values)  # which says what is wrong
+    paused = time.monotonic()
+    try:
+        while writer.going():
+            try:
+                value = await anext(values) if asynchronous else next(values)
+            except (StopIteration, StopAsyncIteration):
+                break
+            if call.cancelled:
+                raise asyncio.CancelledError  # one that never awaits is told so here
+            writer.put(value)
+            value = None
+            while (credit := writer.ahead()) is not None:
+                await credit
+                paused = time.monotonic()
+            if not asynchronous and time.monotonic() - paused > PAUSE_SECONDS:
+                await asyncio.sleep(0)
+                paused = time.monotonic()
+            if writer.dropped():
+                break
+    finally:
+        if asynchronous:
+            await values.aclose()
+        elif hasattr(values, "close"):
+            values.close()
+    writer.finish()
+    call.finish_stream()
+
+
+async def collect(call: running.Call, values: Any) -> None:
+    """Finish a call that yields all that it returns."""
+    if call.yields != "dynamic":
+        call.finish([value async for value in values])
+        return
+    refs: list[Any] = []
+    try:
+        async for value in values:
+            refs.append(call.item(len(refs), value))
+    except Exception as error:
+        refs.append(call.failed_item(len(refs), error))
+    call.finish_items(refs)
 
 
 def serve_in_loop(host: actors.Host, limits: list[int]) -> int:

@@ -21,6 +21,8 @@ from pyray.worker.output import TaskOutput
 # run, seldom when nothing happens.
 BUSY_SECONDS = 0.05
 IDLE_SECONDS = 5.0
+# How long an actor that ends waits for others to begin the calls that it has made.
+ACTORS_SECONDS = 60.0
 
 
 class NodeLink:
@@ -57,9 +59,14 @@ class NodeLink:
             finally:
                 interrupts.let_through()
         ok, value = pickle.loads(body)
-        if not ok:
+        if ok:
+            return value
+        try:
             raise value
-        return value
+        finally:
+            # Or this frame and the error would keep each other, and the caller's ids, until the
+            # garbage collector comes.
+            del value
 
     def _next_reply(self) -> tuple[int, bytes]:
         while not self._replies:
@@ -173,20 +180,25 @@ def _loop() -> int:
     from pyray.worker import actor
 
     code = actor.live(task)
-    _drain()
+    _drain(ACTORS_SECONDS)
     return code
 
 
-def _drain() -> None:
+def _drain(seconds: float = float("inf")) -> None:
     """Before an orderly end: wait for tasks that this process submitted to be started, and for
-    those that need what it holds to be done, since they would fail with it."""
+    those that need what it holds to be done, since they would fail with it.
+
+    An actor waits only so many seconds for what other actors are to do first: that may in turn wait
+    for what only its own end makes free.
+    """
     import time
 
     from pyray._core import control
 
     control.set_blocked(True)
     pause = 0.001
-    while (tasks.unstarted_children() or tasks.held_tasks()) and not control.stopping():
+    limit = time.monotonic() + seconds
+    while tasks.unfinished_business(time.monotonic() < limit) and not control.stopping():
         time.sleep(pause)
         pause = min(0.05, pause * 1.5)
 

@@ -36,6 +36,8 @@ class Threads:
         self.unfinished = 0
         self.lock = threading.Lock()
         self.exit_code: int | None = None
+        self.waits = False
+        self.ended = threading.Event()
 
     def submit(self, call: running.Call) -> None:
         """Have a claimed call run."""
@@ -54,6 +56,8 @@ class Threads:
         waiting = self.queues[group]
         while True:
             call = waiting.get()
+            if self.exit_code is not None:
+                return  # the process is about to end: the node fails it, or has it run anew
             try:
                 run_call(call)
             except running.WorkerExit as e:
@@ -64,6 +68,15 @@ class Threads:
                 if waiting.empty():
                     self.idle[group] += 1
             self.host.settle()
+            if self.waits or self.exit_code is not None:
+                self.ended.set()
+
+    def wait(self) -> None:
+        """Wait until a call has ended, or for a while."""
+        self.waits = True
+        self.ended.wait(BUSY_SECONDS)
+        self.ended.clear()
+        self.waits = False
 
 
 def run_call(call: running.Call) -> None:
@@ -87,7 +100,12 @@ def serve_in_threads(host: actors.Host, limits: list[int]) -> int:
     seconds = BUSY_SECONDS
     while True:
         futures.settle()  # calls may have given up the actor's CPUs while they waited
-        calls = host.take(seconds, 64) if threads.unfinished < AHEAD else []
+        if threads.unfinished >= AHEAD or (threads.unfinished and host.over):
+            # Nothing to take at the mailboxes, and they would not make us wait.
+            threads.wait()
+            calls = []
+        else:
+            calls = host.take(seconds, 64)
         for call in calls:
             threads.submit(call)
         if calls:

@@ -1,0 +1,1 @@
+"""Running generators; nothing in it is for Python."""
