@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pyray import api, definitions, identity, runtime_env, session
-from pyray._core import census, ids, running, shm, store
+from pyray import api, definitions, identity, placement, runtime_env, session
+from pyray._core import census, ids, running, shm, store, tasks
 from pyray._core.hex_id import HexID
 from pyray.actor_handle import ActorHandle, rebuild_handle
 
@@ -171,13 +171,16 @@ class RuntimeContext:
         return {"ray.io/node-id": self.get_node_id()}
 
     def get_placement_group_id(self) -> str | None:
-        """The placement group of the task or actor; None."""
-        return None
+        """The id of the placement group that the task or actor runs in; None if in none."""
+        group = placement.get_current_placement_group()
+        return None if group is None else group.id.hex()
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """Whether what is submitted here goes into the same placement group; False."""
-        return False
+        """Whether what is submitted here goes into the same placement group, if it says nothing
+        else."""
+        session.require()
+        return tasks.captor() != 0
 
     def get_runtime_env_string(self) -> str:
         """The runtime environment as JSON; ``"{}"`` if there is none."""

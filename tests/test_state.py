@@ -276,12 +276,12 @@ def test_bad_arguments(ray1):
 
 
 def test_bad_ids(ray1):
-    for function in (get_task, get_actor, get_objects, get_worker, get_node, get_job):
+    one = (get_task, get_actor, get_objects, get_worker, get_node, get_job, get_placement_group)
+    for function in one:
         with pytest.raises(TypeError, match="hexadecimal"):
             function(None)
         assert not function("no such thing")
     assert get_object("00") is None
-    assert get_placement_group("00") is None
 
 
 def test_arguments_of_rays_without_effect(ray1):
@@ -639,7 +639,45 @@ def test_nodes_and_jobs(ray):
     assert job.driver_info["pid"] == str(os.getpid())
     assert "pytest" in job.entrypoint
     assert get_job(job.job_id) == job
+
+
+def test_placement_groups(ray):
     assert list_placement_groups() == []
+    util = pyray.util
+    group = util.placement_group([{"CPU": 1}], name="mine", lifetime="detached")
+    waits = util.placement_group([{"CPU": 2}])
+    assert group.wait(10)
+
+    @ray.remote
+    def where():
+        context = ray.get_runtime_context()
+        captures = context.should_capture_child_tasks_in_placement_group
+        return context.get_placement_group_id(), captures
+
+    @ray.remote
+    class Inside:
+        def where(self):
+            return ray.get(where.remote())
+
+    strategy = util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    id = group.id.hex()
+    ref = where.options(scheduling_strategy=strategy(group)).remote()
+    assert ray.get(ref) == (id, False)
+    actor = Inside.options(scheduling_strategy=strategy(group, 0, True)).remote()
+    assert ray.get(actor.where.remote()) == (id, True)
+    assert ray.get_runtime_context().get_placement_group_id() is None
+    assert not ray.get_runtime_context().should_capture_child_tasks_in_placement_group
+    assert get_actor(actor._actor_id).placement_group_id == id
+    queued = where.options(scheduling_strategy=strategy(waits)).remote()
+    task = helpers.wait_until(lambda: get_task(queued.task_id().hex()))
+    assert (task.placement_group_id, task.state) == (waits.id.hex(), "PENDING_NODE_ASSIGNMENT")
+    first, second = list_placement_groups()
+    assert (first.placement_group_id, first.name, first.is_detached) == (id, "mine", True)
+    assert (first.state, second.state) == ("CREATED", "PENDING")
+    assert first.bundles[0]["unit_resources"] == {"CPU": 1.0}
+    assert get_placement_group(waits.id.hex()) == second
+    util.remove_placement_group(group)
+    assert get_placement_group(id).state == "REMOVED"
 
 
 # ---- figures -----------------------------------------------------------------------------------

@@ -209,6 +209,10 @@ class Groups:
         record.shapes.append(shape)
         return record.state != REMOVED
 
+    def of_shapes(self) -> dict[int, str]:
+        """Ids of groups by shapes of tasks in them."""
+        return {shape: record.id for shape, record in self._by_shape.items()}
+
     def removed(self, shape: int) -> bool:
         """Whether tasks of this shape were in a group that has been removed."""
         record = self._by_shape.get(shape)

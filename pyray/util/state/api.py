@@ -217,11 +217,14 @@ def list_placement_groups(
 
     Examples
     --------
+    >>> import pyray as ray
     >>> from pyray.util.state import list_placement_groups
-    >>> list_placement_groups()
-    []
+    >>> group = ray.util.placement_group([{"CPU": 1}], name="mine")
+    >>> [(g.name, g.bundles[0]["unit_resources"]) for g in list_placement_groups()]
+    [('mine', {'CPU': 1.0})]
+    >>> ray.util.remove_placement_group(group)
     """
-    return _list(lambda: iter(()), PlacementGroupState, "list_placement_groups", filters, limit)
+    return _list(tell.groups, PlacementGroupState, "list_placement_groups", filters, limit)
 
 
 # ---- one ---------------------------------------------------------------------------------------
@@ -285,7 +288,8 @@ def get_placement_group(
     id: str, address: str | None = None, timeout: int = TIMEOUT
 ) -> PlacementGroupState | None:
     """A placement group by its id, or None."""
-    return None
+    key = "placement_group_id"
+    return next(iter(_one(tell.groups, key, id, "get_placement_group")), None)
 
 
 # ---- summaries ---------------------------------------------------------------------------------
