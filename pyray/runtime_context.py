@@ -349,7 +349,7 @@ def _local_task() -> _Task | None:
     handle = _local_actor()
     function = _qualified(call.function, call.name)
     if handle is not None:
-        cls = handle.__dict__["_class"]
+        cls = handle.__dict__["_pyray_class"]
         function = f"{cls.__module__}.{cls.__qualname__}.{call.name.rpartition('.')[2]}"
     # Nothing runs beside it, so these are no task's but here.
     task = ids.task_id(shm.root_id(), (1 << 40) + call.number).hex()
