@@ -41,7 +41,8 @@ build_needs = $(call needs,["build-system"]["requires"])
 extra_needs = $(call needs,["project"]["optional-dependencies"]["$(1)"])
 
 export PATH := $(bin):$(PATH)
-unexport PYTHONPATH PYTHONHOME
+# Nor PYTHONDONTWRITEBYTECODE: each of the tests starts processes that would all compile anew.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow check docs format bench bench-peers clean distclean FORCE \
 	check-ruff check-format check-cython check-stubs check-types

@@ -24,6 +24,8 @@ INTERNAL = {
     "pyray.util.iter_shards",
     "pyray.util.iter_steps",
     "pyray.util.multiprocessing.engine",
+    "pyray.util.pool_worker",
+    "pyray.util.state.tell",
     "pyray.util.multiprocessing.threads",
     "pyray.util.multiprocessing.worker",
 }
@@ -189,9 +191,16 @@ def entry(title: str, name: str, thing: Any, named: set[str]) -> str:
     if inspect.isclass(thing):
         return class_entry(title, name, thing)
     if callable(thing):
-        call = f"```\n{title}{signature(thing)}\n```"
-        return f"### {title}\n\n{call}\n\n{to_markdown(docstring(thing))}"
+        return f"### {title}\n\n{call_of(title, thing)}\n\n{to_markdown(docstring(thing))}"
     return f"### {title}\n\nA constant of type `{type(thing).__name__}`."
+
+
+def call_of(title: str, thing: Any) -> str:
+    """How it is called, in a block of code."""
+    call = textwrap.fill(
+        title + signature(thing), 96, subsequent_indent="    ", break_on_hyphens=False
+    )
+    return f"```\n{call}\n```"
 
 
 def class_entry(title: str, name: str, cls: type) -> str:
@@ -200,7 +209,7 @@ def class_entry(title: str, name: str, cls: type) -> str:
     inherits = f"A class; inherits from {', '.join(f'`{b}`' for b in bases)}.\n\n" if bases else ""
     out = [f"### {title}\n"]
     if not issubclass(cls, BaseException) and name not in MADE:
-        out.append(f"```\n{title}{signature(cls)}\n```\n")
+        out.append(f"{call_of(title, cls)}\n")
     out.append(inherits + to_markdown(docstring(cls)))
     for method, thing in methods(cls):
         raw = getattr(thing, "__func__", thing)

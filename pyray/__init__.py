@@ -21,13 +21,16 @@ from pyray.api import (
     get_gpu_ids,
     init,
     is_initialized,
+    nodes,
     put,
     shutdown,
     wait,
 )
 from pyray.cancelling import cancel
 from pyray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
+from pyray.runtime_context import get_runtime_context
 from pyray.serialization import register_custom_serializer
+from pyray.trace import timeline
 
 if TYPE_CHECKING:
     from pyray._typing import ActorClass, ActorHandle, ActorProxy, RemoteFunction, method, remote
@@ -72,13 +75,16 @@ __all__ = [
     "get",
     "get_actor",
     "get_gpu_ids",
+    "get_runtime_context",
     "init",
     "is_initialized",
     "kill",
     "method",
+    "nodes",
     "put",
     "register_custom_serializer",
     "remote",
     "shutdown",
+    "timeline",
     "wait",
 ]

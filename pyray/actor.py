@@ -5,13 +5,15 @@ from __future__ import annotations
 from types import NoneType
 from typing import Any
 
-from pyray import definitions
+from pyray import definitions, placement
 from pyray._core import actors, shm, tasks
 from pyray._core.errors import ActorExit, ObjectLostError, SessionError
-from pyray.actor_handle import ActorHandle, rebuild_handle
+from pyray.actor_handle import ActorHandle, ActorMethod, rebuild_handle
 from pyray.actor_interface import Interface, bind
 from pyray.actor_options import ACTOR_DEFAULTS, check_actor, check_actor_options
 from pyray.options import resource_request
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "get_actor", "kill"]
 
 
 class ActorClass:
@@ -112,7 +114,10 @@ class ActorClass:
         interface, number = self._shared.interface(options["concurrency_groups"])
         request = resource_request(options)
         env = current.environment(options["runtime_env"])
-        shape = current.shape(request, self._name, True, env)  # or it could never be: raises
+        place = placement.place_of(options, self._name)
+        keeps = bool(options["num_cpus"])
+        # Raises if it could never be.
+        shape = current.shape(request, self._name, True, env, place=place, keeps_cpus=keeps)
         ref = actors.new_ref()
         try:
             flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self._name))
@@ -128,7 +133,7 @@ class ActorClass:
                     "asynchronous": interface.asynchronous,
                     "groups": interface.groups,
                     "shape": shape,
-                    "keeps_cpus": bool(options["num_cpus"]),
+                    "keeps_cpus": keeps,
                     "flags": flags,
                     "payload": payload,
                     "deps": deps,
@@ -284,6 +289,42 @@ def _find(current: Any, operation: str, *args: Any) -> dict[str, Any]:
         except ObjectLostError:
             continue
     raise ObjectLostError(f"{operation}: what was found was gone each time")
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """Names of the actors that `get_actor` finds.
+
+    Parameters
+    ----------
+    all_namespaces : bool, default False
+        Those of all name spaces, and not only of the session's.
+
+    Returns
+    -------
+    list of str, or list of dict
+        With `all_namespaces` dictionaries of ``name`` and ``namespace``.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> from pyray.util import list_named_actors
+    >>> @ray.remote
+    ... class Echo:
+    ...     pass
+    >>> keep = Echo.options(name="listed").remote()
+    >>> "listed" in list_named_actors()
+    True
+    """
+    from pyray import session
+
+    current = session.require()
+    if current.local_mode:
+        from pyray import local_actor
+
+        found = local_actor.named(all_namespaces)
+    else:
+        found = current.call("named_actors", bool(all_namespaces))
+    return found if all_namespaces else [entry["name"] for entry in found]
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyray import definitions
-from pyray._core import actors, shm, tasks
+from pyray._core import actors, shm, store, tasks
 from pyray._core.store import ObjectID
 from pyray.actor_interface import ANY_NUMBER, Interface, bind, raw_method
 from pyray.actor_options import check_method_options
@@ -214,7 +214,9 @@ class ActorHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         number = self._pyray_number or definitions.export(self._pyray_interface)
-        return _rebuild, (self._pyray_ref, self._pyray_actor, number, self._pyray_settings)
+        # An actor's handle of itself keeps nobody alive; the one that is passed on does.
+        ref = store.strong(self._pyray_ref)
+        return _rebuild, (ref, self._pyray_actor, number, self._pyray_settings)
 
 
 def actor_id(ref: ObjectID) -> str:

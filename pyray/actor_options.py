@@ -13,11 +13,15 @@ from pyray.options import (
     check_whole,
     check_window,
 )
+from pyray.scheduling import OLD_OPTIONS
 
 # Shared with functions, and checked there.
-_COMMON = ("num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env")
+_COMMON = (
+    "num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", "scheduling_strategy",
+    *OLD_OPTIONS,
+)  # fmt: skip
 # Ray's, without effect on one machine.
-_IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_task_events", "_actor_init_args"}
+_IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_tensor_transport", "_actor_init_args"}
 
 ACTOR_DEFAULTS: dict[str, Any] = {
     "num_cpus": None,
@@ -35,6 +39,7 @@ ACTOR_DEFAULTS: dict[str, Any] = {
     "concurrency_groups": None,
     "allow_out_of_order_execution": None,
     "runtime_env": None,
+    "scheduling_strategy": None,
 }
 METHOD_DEFAULTS: dict[str, Any] = {
     "num_returns": None,
@@ -59,7 +64,7 @@ def check_actor_options(given: Mapping[str, Any], what: str = "@remote") -> dict
         A value out of range, or options that contradict each other.
     """
     for name in given:
-        if name not in ACTOR_DEFAULTS and name not in _IGNORED:
+        if name not in ACTOR_DEFAULTS and name not in _IGNORED and name not in OLD_OPTIONS:
             raise TypeError(
                 f"{what} of a class has no option {name!r}; there are "
                 f"{', '.join(sorted(ACTOR_DEFAULTS))}"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pyray import session
+from pyray import identity, session
 from pyray._core import control, running, shm, store, tasks, waiting
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get, wait
@@ -23,6 +23,7 @@ __all__ = [
     "get_gpu_ids",
     "init",
     "is_initialized",
+    "nodes",
     "processes",
     "put",
     "shutdown",
@@ -222,7 +223,7 @@ def put(value: _T) -> ObjectID[_T]:
 
 
 def get_gpu_ids() -> list[Any]:
-    """The GPUs of the task that calls this, as CUDA_VISIBLE_DEVICES names them.
+    """The GPUs of the task or actor that calls this, as CUDA_VISIBLE_DEVICES names them.
 
     Returns
     -------
@@ -238,7 +239,9 @@ def get_gpu_ids() -> list[Any]:
     """
     if not isinstance(session.current(), session.WorkerSession):
         return []
-    names = control.my_gpus().partition(";")[0] if running.running_shaped() else ""
+    # An actor has its own for life, between calls and in whatever thread.
+    has = identity.actor_here() is not None or running.running_shaped()
+    names = control.my_gpus().partition(";")[0] if has else ""
     return [int(n) if n.isdigit() else n for n in names.split(",") if n]
 
 
@@ -266,6 +269,47 @@ def available_resources() -> dict[str, float]:
     """
     available: dict[str, float] = session.require().call("resources")[1]
     return {k: v for k, v in _with_store(available, available=True).items() if v}
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The machines of the session: a list of one.
+
+    Returns
+    -------
+    list of dict
+        ``NodeID``, ``Alive``, ``NodeManagerAddress``, ``NodeManagerHostname``, ``Resources`` (as
+        `cluster_resources`) and Ray's other keys; ports are 0, since nothing listens.
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> [node["Alive"] for node in ray.nodes()]
+    [True]
+    """
+    import platform
+
+    resources = cluster_resources()
+    node = identity.node_id()
+    return [
+        {
+            "NodeID": node,
+            "Alive": True,
+            "NodeManagerAddress": identity.ADDRESS,
+            "NodeManagerHostname": platform.node(),
+            "NodeManagerPort": 0,
+            "ObjectManagerPort": 0,
+            "ObjectStoreSocketName": "",
+            "RayletSocketName": "",
+            "MetricsExportPort": 0,
+            "NodeName": identity.ADDRESS,
+            "RuntimeEnvAgentPort": 0,
+            "DeathReason": 0,
+            "DeathReasonMessage": "",
+            "alive": True,
+            "Resources": resources,
+            "Labels": {"ray.io/node-id": node},
+        }
+    ]
 
 
 def _with_store(resources: dict[str, float], available: bool = False) -> dict[str, float]:

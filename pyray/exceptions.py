@@ -269,11 +269,11 @@ class ActorUnschedulableError(PyrayError):
 
 
 class TaskPlacementGroupRemoved(PyrayError):
-    """The placement group that a task was to run in has been removed."""
+    """The placement group that a task was to run in, or ran in, has been removed."""
 
 
-class ActorPlacementGroupRemoved(PyrayError):
-    """The placement group that an actor was to run in has been removed."""
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The placement group that an actor was to run in, or ran in, has been removed."""
 
 
 class ActorHandleNotFoundError(PyrayError):

@@ -156,6 +156,15 @@ def get_actor(name: str, namespace: str | None) -> ActorHandle:
     return found
 
 
+def named(everywhere: bool) -> list[dict[str, str]]:
+    """Name and namespace of each named actor."""
+    return [
+        {"name": name, "namespace": namespace or ""}
+        for epoch, namespace, name in _named
+        if epoch == shm.epoch() and (everywhere or namespace is None)
+    ]
+
+
 def kill(handle: ActorHandle) -> None:
     """End an actor."""
     _end(handle, "was killed by ray.kill")

@@ -6,7 +6,7 @@ Values still go through the store, so what is read-only or copied elsewhere is s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyray import runtime_env, session
 from pyray._core import tasks
@@ -14,11 +14,26 @@ from pyray._core.generators import DynamicObjectRefGenerator, local_generator
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get
 from pyray.exceptions import PyrayError
+from pyray.options import resource_request
 from pyray.worker import environment
 from pyray.worker.errors import make_error
 
+
+class Running(NamedTuple):
+    """A call under way, for those who ask what runs."""
+
+    number: int
+    name: str
+    function: Callable[..., Any]
+    resources: dict[str, float]
+    env: dict[str, Any] | None
+
+
 # The environment of the call that runs, while it runs; None outside any.
 _env: dict[str, Any] | None = None
+# Calls under way, the innermost last.
+running: list[Running] = []
+_calls = 0
 
 
 def environment_of(options: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +57,7 @@ def call(
     With `num_returns` -1 the result itself is returned, or the exception. `env` is the runtime
     environment, if it is not what `options` say and the running call has.
     """
-    global _env
+    global _env, _calls
     n = options["num_returns"]
     n = 1 if n is None else n
     refs: list[Any] = []
@@ -51,12 +66,17 @@ def call(
         _env = environment_of(options) if env is None else env
         values = [get(a) if type(a) is ObjectID else a for a in args]
         named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
+        _calls += 1
         with environment.applied(_env):
-            result = function(*values, **named)
-            if isinstance(n, str):
-                for value in _yielded(result, name, n):
-                    refs.append(tasks.put_result(value, False))
-                return _generator(refs, None, n)
+            running.append(Running(_calls, name, function, _resources(options), _env))
+            try:
+                result = function(*values, **named)
+                if isinstance(n, str):
+                    for value in _yielded(result, name, n):
+                        refs.append(tasks.put_result(value, False))
+                    return _generator(refs, None, n)
+            finally:
+                running.pop()
         if n < 0:
             return result
         if n > 1:
@@ -114,3 +134,9 @@ def _synchronous(values: Any) -> Any:
 
 async def _following(values: Any) -> Any:
     return await anext(values)
+
+
+def _resources(options: dict[str, Any]) -> dict[str, float]:
+    if "num_cpus" not in options:
+        return {}  # an actor's method
+    return {name: float(n) for name, n in resource_request(options).items() if n}

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyray import runtime_env
+from pyray.scheduling import OLD_OPTIONS, check_strategy, old_options
 
 # Options of Ray's that mean something on a cluster only: accepted, without effect.
-CLUSTER_ONLY = frozenset({"accelerator_type", "scheduling_strategy", "_metadata", "label_selector"})
+CLUSTER_ONLY = frozenset(
+    {
+        "accelerator_type", "enable_task_events", "fallback_strategy", "label_selector", "_labels",
+        "_metadata",
+    }
+)  # fmt: skip
 
 DEFAULTS: dict[str, Any] = {
     "num_cpus": None,
@@ -22,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "retry_exceptions": False,
     "name": None,
     "runtime_env": None,
+    "scheduling_strategy": None,
 }
 
 
@@ -38,7 +45,7 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
     out: dict[str, Any] = {}
     for key, value in given.items():
         name = "num_returns" if key == "num_return_vals" else key
-        if name in CLUSTER_ONLY:
+        if name in CLUSTER_ONLY or name in OLD_OPTIONS:
             continue
         if name not in DEFAULTS:
             raise TypeError(
@@ -49,7 +56,7 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
         out[name] = value
     for name in ("num_cpus", "num_gpus", "memory"):
         if out.get(name) is not None:
-            _amount(out[name], name, what)
+            check_amount(out[name], name, what)
     if out.get("num_gpus") is not None and out["num_gpus"] > 1 and out["num_gpus"] % 1:
         raise ValueError(
             f"{what}: num_gpus above 1 is a whole number, not {out['num_gpus']!r}: "
@@ -65,7 +72,7 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
             if key in ("CPU", "GPU", "memory"):
                 option = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}[key]
                 raise ValueError(f"{what}: ask for {key} with {option}=, not in resources")
-            _amount(value, f"resources[{key!r}]", what)
+            check_amount(value, f"resources[{key!r}]", what)
         out["resources"] = dict(resources)
     if out.get("num_returns") is not None:
         check_returns(out["num_returns"], what)
@@ -81,10 +88,12 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
         raise TypeError(f"{what}: name is a string, not {out['name']!r}")
     if "runtime_env" in out:
         out["runtime_env"] = runtime_env.check(out["runtime_env"], what)
+    if "scheduling_strategy" in out or any(name in given for name in OLD_OPTIONS):
+        out["scheduling_strategy"] = check_strategy(old_options(given, what), what)
     return out
 
 
-def _amount(value: Any, name: str, what: str) -> None:
+def check_amount(value: Any, name: str, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what}: {name} is a number, not {value!r}")
     if not 0 <= value < float("inf"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyray import definitions
+from pyray import definitions, placement
 from pyray._core import shm, tasks
 from pyray.options import DEFAULTS, check_options, resource_request
 
@@ -115,7 +115,9 @@ class RemoteFunction:
         caller.returns(1 if n is None else n, max(0, window))
         request = resource_request(options)
         env = current.environment(options["runtime_env"])
-        caller.shape = current.shape(request, self._name, env=env)  # raises if it can never run
+        place = placement.place_of(options, self._name)
+        # Raises if it can never run.
+        caller.shape = current.shape(request, self._name, env=env, place=place)
         if current.local_mode:
             return self._run_here
         caller.func = self._shared.number(self._meta())
@@ -281,6 +283,9 @@ def remote(*args: Any, **options: Any) -> Any:
     runtime_env : dict, optional
         Environment variables, working directory and modules of its calls, which then have processes
         of their own; see `pyray.runtime_env.RuntimeEnv`.
+    scheduling_strategy : optional
+        A placement group to run in: see `pyray.util.scheduling_strategies`. Other strategies make
+        no difference on one machine.
 
     Returns
     -------

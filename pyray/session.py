@@ -28,6 +28,8 @@ STOP_SECONDS = 5.0
 # How often the driver looks whether it may let go of what tasks needed, while some need something;
 # less often if the look takes more than a fiftieth of that.
 SWEEP_SECONDS = 0.2
+# So many shapes are known here by number; others are asked for again.
+SHAPES_KNOWN = 10_000
 # A wait that takes so long says once what it waits for.
 LONG_WAIT_SECONDS = 10.0
 
@@ -40,7 +42,8 @@ CLUSTER_ONLY = frozenset(
         "_redis_password", "_redis_username", "_system_config", "_temp_dir",
         "_metrics_export_port", "_tracing_startup_hook", "_enable_object_reconstruction",
         "object_spilling_directory", "enable_resource_isolation", "system_reserved_cpu",
-        "system_reserved_memory", "_cgroup_path", "_driver_object_store_memory",
+        "system_reserved_memory", "cgroup_path", "_cgroup_path",
+        "_driver_object_store_memory", "proxy_server_url",
     }
 )  # fmt: skip
 
@@ -80,6 +83,9 @@ class Resources:
         name: str,
         dedicated: bool = False,
         env: str | None = None,
+        *,
+        place: Any = None,
+        keeps_cpus: bool = False,
     ) -> int:
         """Number of a shape of resources; 0 is one CPU, on any worker.
 
@@ -94,22 +100,30 @@ class Resources:
         env : str, optional
             Runtime environment, as `environment` gives it: its tasks share processes with no
             others.
+        place : pyray.placement.Place, optional
+            Where in a placement group.
+        keeps_cpus : bool
+            Of an actor: whether it keeps its CPUs for life.
 
         Raises
         ------
         InfeasibleResourcesError
-            It is more than the session has in all.
+            It is more than the session, or the bundle, has in all.
         """
-        plain = not dedicated and env is None
+        plain = not dedicated and env is None and place is None
         if plain and request == {"CPU": 1} and self.config["num_cpus"] >= 1:
             return 0
-        key = (frozenset(request.items()), dedicated, env)
+        key = (frozenset(request.items()), dedicated, env, place, keeps_cpus)
         number = self._shapes.get(key)
         if number is None:
-            number, reason = self.call("shape", request, dedicated, env)
+            number, reason = self.call("shape", request, dedicated, env, place, keeps_cpus)
             if number is None:
                 advice = tell.how_to_have(request, self.config)
+                if place is not None:
+                    advice = tell.how_to_fit(place.captures and place.bundle == -1)
                 raise InfeasibleResourcesError(f"{name} {reason}; {advice}")
+            if len(self._shapes) >= SHAPES_KNOWN:
+                self._shapes.clear()  # mostly of placement groups that have gone
             self._shapes[key] = number
         return number
 
@@ -400,7 +414,8 @@ class Session(Resources):
         import logging
 
         try:
-            where = self.call("explain", store.task_of(missing[0]))
+            task = store.task_of(missing[0])
+            where = self.call("explain", task) if task else self.call("explain_ref", missing[0])
         except Exception:
             where = "unknown"
         logging.getLogger("pyray").warning(

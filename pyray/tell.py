@@ -101,6 +101,23 @@ def how_to_have(request: dict[str, float], config: dict[str, Any]) -> str:
     return f"ask for less, or begin the session with init({', '.join(arguments)})"
 
 
+def how_to_fit(captured: bool) -> str:
+    """What to do about a request that fits in no bundle.
+
+    Parameters
+    ----------
+    captured : bool
+        Whether it may be in the group only because the task that submits it is.
+    """
+    advice = "ask for less, or make the group with larger bundles"
+    if captured:
+        advice += (
+            "; a task whose group captures its children runs one elsewhere with "
+            "scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None)"
+        )
+    return advice
+
+
 def unseen(error: Any) -> None:
     """Log an error that nobody has asked for, and that nobody can ask for any more.
 

@@ -121,7 +121,8 @@ def count(path):
     """Add one to the count that a file keeps, and the new count."""
     with open(path, "ab") as f:
         f.write(b".")
-    return os.path.getsize(path)
+        f.flush()
+        return f.tell()  # where this one's ended, whatever others have added since
 
 
 def counted(path):

@@ -233,6 +233,7 @@ def test_views_outlive_the_session(ray):
     assert not helpers.store_mappings()
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(120)
 def test_init_and_shutdown_a_hundred_times():
     @pyray.remote

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent / "examples"
 # What each says in the end, or on the way.
 SAYS = {
     "async_pipeline.py": ["60 answers; ", "60 documents in "],
+    "streaming.py": ["200000 values, mean ", "160 MB in "],
     "sweep.py": ["cancelled 3 at step ", "the best rate is 0.3; weights [-0.  1.  2.  3."],
 }
 

@@ -43,6 +43,14 @@ class Plain:
         finally:
             tally.add("closed")
 
+    def shaky(self, tally):
+        tally.add()
+        attempt = len(tally)
+        yield "a", attempt
+        if attempt != 2:
+            raise LookupError
+        yield "b", attempt
+
     @pyray.method(num_returns="dynamic")
     def split(self, n):
         yield from range(n)
@@ -106,6 +114,15 @@ class Loop:
         finally:
             tally.add("closed")
 
+    async def shaky(self, tally):
+        tally.add()
+        attempt = len(tally)
+        yield "a", attempt
+        await asyncio.sleep(0)
+        if attempt != 2:
+            raise LookupError
+        yield "b", attempt
+
     async def of_self(self, handle, n):
         """Reads a stream that this very process writes."""
         async for ref in handle.steps.remote(n):
@@ -154,6 +171,15 @@ def test_dropped_in_the_middle(actor, tally):
     del generator
     helpers.wait_until(lambda: "closed" in tally.lines())
     assert len(tally) <= 5
+
+
+def test_retry_exceptions_goes_on_where_it_was(actor, tally):
+    method = actor.shaky.options(max_task_retries=1, retry_exceptions=True)
+    assert values_of(method.remote(tally)) == [("a", 1), ("b", 2)]
+    *good, last = method.options(max_task_retries=0).remote(tally)
+    assert pyray.get(good) == [("a", 3)]
+    with pytest.raises(LookupError):
+        pyray.get(last)
 
 
 def test_many_at_once(actor):

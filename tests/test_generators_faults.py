@@ -89,8 +89,9 @@ def test_what_was_yielded_outlives_its_worker(ray, leaves_nothing, tally, nested
         ray.get(refs[-1])
 
 
-@pytest.mark.parametrize("window", [None, 1, 2])
-@pytest.mark.parametrize(("at", "times"), [(0, 1), (2, 1), (2, 3), (5, 2)])
+@pytest.mark.parametrize(
+    ("window", "at", "times"), [(None, 0, 1), (None, 2, 3), (1, 2, 1), (2, 3, 2), (2, 5, 2)]
+)
 def test_a_retry_goes_on_where_it_was(ray, leaves_nothing, tally, window, at, times):
     f = dies.options(max_retries=3, _generator_backpressure_num_objects=window)
     found = values_of(f.remote(tally, 5, at, times))

@@ -47,6 +47,15 @@ WAITS = {
 }
 
 
+def in_wait(d):
+    """Whether the driver is in its wait, and not just about to take Python's lock."""
+    for _ in range(3):
+        if not in_futex(d.pid):
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def press(d):
     """Ctrl-C reaches the whole foreground process group."""
     os.killpg(d.pid, signal.SIGINT)
@@ -56,7 +65,7 @@ def press(d):
 def test_a_script_ends(driver, wait):
     d = driver(f"{START}\nsay(now=1)\n{WAITS[wait]}\nsay(wrong=1)")
     d.said("now")
-    wait_until(lambda: in_futex(d.pid), what="the wait")
+    wait_until(lambda: in_wait(d), what="the wait")
     start = time.monotonic()
     press(d)
     assert d.ended() == -signal.SIGINT
@@ -79,7 +88,7 @@ def test_a_session_goes_on_if_the_interrupt_is_caught(driver, wait):
 caught = 0
 for i in range(3):
     try:
-        begin_task(i)
+        begin_task(i + 1)
         say(**{{f"now{{i}}": 1}})
         {WAITS[wait]}
     except KeyboardInterrupt:
@@ -90,7 +99,7 @@ say(caught=caught, before=before, after=workers(), value=ray.get(ray.put(5)))
     )
     for i in range(3):
         d.said(f"now{i}")
-        wait_until(lambda: in_futex(d.pid), what="the wait")
+        wait_until(lambda: in_wait(d), what="the wait")
         press(d)
         assert d.said(f"result{i}") == [2 * i for i in range(100)]
     assert d.said("caught") == 3
@@ -122,10 +131,10 @@ say(caught=caught, value=ray.get(double.remote(2), timeout=10))
 """
     )
     d.said("now")
-    wait_until(lambda: in_futex(d.pid), what="the wait")
+    wait_until(lambda: in_wait(d), what="the wait")
     press(d)
     d.said("first")
-    wait_until(lambda: in_futex(d.pid), what="the second wait")
+    wait_until(lambda: in_wait(d), what="the second wait")
     press(d)
     assert d.said("caught") == 2
     assert d.said("value") == 4
@@ -165,7 +174,7 @@ say(free=ray.available_resources()["CPU"], before=before, after=workers())
 """
     )
     d.said("now")
-    wait_until(lambda: in_futex(d.pid), what="the wait")
+    wait_until(lambda: in_wait(d), what="the wait")
     press(d)
     assert d.said("other") == "other"  # it was not waited for, and now it has its turn
     assert d.said("seconds") < 1
@@ -204,7 +213,7 @@ say(cancelled=cancelled)
 """
     )
     d.said("now")
-    wait_until(lambda: in_futex(d.pid), what="the wait")
+    wait_until(lambda: in_wait(d), what="the wait")
     start = time.monotonic()
     press(d)
     if caught:
@@ -414,7 +423,7 @@ def test_a_prompt_stays_usable(tmp_path):
             terminal.read_until("wait ing\n")
             terminal.read_until(">>> $")
             terminal.send("ray.get(ref)\n")
-            wait_until(lambda: in_futex(d.pid), what="the wait")
+            wait_until(lambda: in_wait(d), what="the wait")
             terminal.send("\x03")
             text = terminal.read_until(r"KeyboardInterrupt.*\n(.*\n)*?>>> ")
             assert text.count("KeyboardInterrupt") == 1, text
@@ -443,7 +452,7 @@ except KeyboardInterrupt:
 """
     )
     d.said("now")
-    wait_until(lambda: in_futex(d.pid), what="the wait")
+    wait_until(lambda: in_wait(d), what="the wait")
     press(d)
     assert d.said("child") == -signal.SIGINT
     assert d.said("before") == d.said("after")

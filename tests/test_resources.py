@@ -17,12 +17,11 @@ from pyray.node.resources import (
     ResourceRequest,
     SchedulerConfig,
     ShapeQueue,
-    TokenAccount,
     format_amount,
     from_units,
     to_units,
-    tokens_for,
 )
+from pyray.node.tokens import TokenAccount, tokens_for
 
 
 def request(**amounts: object) -> ResourceRequest:
@@ -146,7 +145,7 @@ def test_whole_gpus_are_exclusive_and_parts_share_the_fullest() -> None:
     pool.give(half)
     pool.give(quarter)
     assert pool.short_of(request(GPU=1)) == ["GPU"]  # three quarters of 0, half of 2: none whole
-    assert pool.gpu_free == [7_500, 0, 5_000]
+    assert pool.gpus["GPU"] == [7_500, 0, 5_000]
     assert take(pool, GPU=0.2).gpu_ids == (2,)
 
 
@@ -195,7 +194,7 @@ def test_takings_and_givings_add_up(seed: int) -> None:
         pool.validate(held)
     for allocation in held:
         pool.give(allocation)
-    assert pool.gpu_free == [UNITS] * 3
+    assert pool.gpus["GPU"] == [UNITS] * 3
     assert pool.free == pool.total
 
 
@@ -203,7 +202,7 @@ def test_setting_aside_leaves_out_what_is_skipped() -> None:
     pool = ResourcePool(1, {"camera": UNITS, "disk": UNITS})
     view = pool.copy()
     view.take(request(GPU=1, camera=1, disk=1), skip={"GPU", "disk"})
-    assert (view.gpu_free, view.free) == ([UNITS], {"camera": 0, "disk": UNITS})
+    assert (view.gpus, view.free) == ({"GPU": [UNITS]}, {"camera": 0, "disk": UNITS})
     assert pool.free == {"camera": UNITS, "disk": UNITS}
 
 

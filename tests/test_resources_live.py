@@ -363,6 +363,7 @@ def test_the_users_own_number_of_threads_stays(monkeypatch):
     assert pyray.get(get.remote()) == "7"
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(45)
 def test_workers_that_nesting_needed_retire(ray1):
     """More processes than CPUs are there only while tasks are blocked, and some seconds more."""

@@ -6,6 +6,7 @@ instructions, and checks each `Assign` against its own books and its own idea of
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter, deque
@@ -19,6 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pyray.node import messages as m
 from pyray.node.scheduler import Scheduler, SchedulerConfig
+
+
+def is_cpu(kind: Any) -> bool:
+    """Whether it is CPUs: the session's, a group's or a bundle's."""
+    return kind == "CPU" or (isinstance(kind, tuple) and kind[0] == "CPU")
 
 
 class Shell:
@@ -48,6 +54,13 @@ class Shell:
         self.settled: set[int] = set()  # blocked tasks that never go on: actors
         self.no_process = False
         self.dedicated: set[int] = set()  # shapes
+        self.lasting: dict[int, bool] = {}  # shapes that keep what they have: and CPUs too
+        self.in_group: dict[int, tuple[int, int]] = {}  # shapes: group and bundle
+        self.groups: dict[int, list[dict[str, F]]] = {}
+        self.reserved: dict[int, list[tuple[int, F]]] = {}  # what each has of which GPUs
+        self.doomed: set[int] = set()  # tasks whose workers are to end
+        self.bare: set[int] = set()  # tasks that have gone on without their CPUs
+        self.lent = 0
         self.shapes: dict[int, dict[str, F]] = {}
         self.rejected: dict[int, str] = {}
         self.queued: dict[int, tuple[int, int, int]] = {}
@@ -156,8 +169,15 @@ class Shell:
 
     def do_ResumeWorker(self, i: m.ResumeWorker) -> None:
         task = next(t for t, w in self.worker_of.items() if w == i.worker)
+        if self.short_of_cpus(task, self.free()):
+            gone = self.short_of_cpus(task, self.free(lasting=True))
+            assert gone, f"{task} goes on, and its CPUs are not free"
+            self.bare.add(task)
         self.resuming.remove(task)
         self.running.append(task)
+
+    def short_of_cpus(self, task: int, free: dict[Any, F]) -> set[Any]:
+        return {k for k, n in self.request(task).items() if is_cpu(k) and n > free[k]}
 
     def do_WantTokens(self, i: m.WantTokens) -> None:
         assert i.count != self.want, "nothing new"
@@ -203,15 +223,80 @@ class Shell:
 
     do_PoolBroken = do_CapReached
 
+    def do_GroupReserved(self, i: m.GroupReserved) -> None:
+        self.check_order(-i.group)
+        del self.queued[-i.group]
+        self.order.append(-i.group)
+        # The scheduler chose which GPUs, and is believed.
+        gpus = self.s._tasks[-i.group].allocation.gpus
+        self.reserved[i.group] = [(gpu, F(n, 10_000)) for share in gpus for gpu, n in share]
+
+    def do_GroupGone(self, i: m.GroupGone) -> None:
+        self.do_FailTask(m.FailTask(i.task, "removed"))
+
+    def do_TokensLent(self, i: m.TokensLent) -> None:
+        assert i.count != self.lent
+        self.lent = i.count
+
+    def do_EndWorker(self, i: m.EndWorker) -> None:
+        assert self.worker_of[i.task] == i.worker
+        self.doomed.add(i.task)
+
     # ------------------------------------------------------------------ what happens
 
-    def shape(self, dedicated: bool = False, **request: float) -> int:
+    def shape(
+        self,
+        dedicated: bool = False,
+        lasting: bool = False,
+        keeps_cpus: bool = False,
+        group: int = 0,
+        bundle: int = -1,
+        **request: float,
+    ) -> int:
         number = len(self.shapes)
         self.shapes[number] = {k: F(str(v)) for k, v in request.items() if v}
         if dedicated:
             self.dedicated.add(number)
-        self.feed(m.ShapeRegistered(number, request, dedicated))
+        if lasting:
+            self.lasting[number] = keeps_cpus
+        if group:
+            self.in_group[number] = group, bundle
+        event = m.ShapeRegistered(number, request, dedicated, lasting, keeps_cpus, group, bundle)
+        self.feed(event)
         return number
+
+    def request_group(self, *bundles: dict[str, float], depth: int = 0) -> int:
+        number = len(self.groups) + 1
+        self.groups[number] = [{k: F(str(v)) for k, v in b.items()} for b in bundles]
+        self.queued[-number] = (True, -depth, self.numbers)
+        self.numbers += 1
+        self.feed(m.GroupRequested(number, bundles, depth))
+        return number
+
+    def remove_group(self, number: int) -> None:
+        self.queued.pop(-number, None)
+        self.done.append(-number)
+        self.feed(m.GroupRemoved(number))
+
+    def reap(self) -> None:
+        """The workers that were to end have ended."""
+        for task in list(self.doomed):
+            worker = self.leave(task)
+            self.failed[task] = "removed"
+            self.no_process = False
+            if worker in self.apart:
+                self.apart_dies(worker)
+            else:
+                self.feed(m.WorkerDied(worker))
+
+    def leave(self, task: int) -> int:
+        """A task is not on its worker any more: which is it?"""
+        for tasks in (self.running, self.blocked, self.resuming):
+            if task in tasks:
+                tasks.remove(task)
+        for known in (self.settled, self.doomed, self.bare):
+            known.discard(task)
+        return self.worker_of.pop(task)
 
     def is_dedicated(self, task: int) -> bool:
         return self.shape_of[task] in self.dedicated
@@ -238,15 +323,18 @@ class Shell:
         self.feed(m.TaskUrgent(task))
 
     def finish(self, task: int) -> None:
-        self.running.remove(task)
+        worker = self.leave(task)
         self.done.append(task)
-        worker = self.worker_of.pop(task)
         if worker in self.apart:
             self.apart_idle.append(worker)
             self.no_process = False
         else:
             self.idle.append(worker)
         self.feed(m.TaskFinished(task, worker))
+
+    def may_settle(self, task: int) -> bool:
+        shape = self.shape_of[task]
+        return shape in self.dedicated and not self.lasting.get(shape)
 
     def settle(self, task: int) -> None:
         """An actor has come up, and goes on without its CPUs until it dies."""
@@ -260,6 +348,7 @@ class Shell:
 
     def block(self, task: int) -> None:
         self.running.remove(task)
+        self.bare.discard(task)
         self.blocked.append(task)
         self.feed(m.WorkerBlocked(self.worker_of[task]))
 
@@ -269,11 +358,7 @@ class Shell:
         self.feed(m.WorkerUnblocked(self.worker_of[task]))
 
     def kill(self, task: int, *, started: bool = True, max_retries: int = 3) -> None:
-        for tasks in (self.running, self.blocked, self.resuming):
-            if task in tasks:
-                tasks.remove(task)
-        self.settled.discard(task)
-        worker = self.worker_of.pop(task)
+        worker = self.leave(task)
         self.no_process = False
         if worker in self.apart:
             self.apart_dies(worker)
@@ -292,81 +377,166 @@ class Shell:
 
     # ------------------------------------------------------------------------ checks
 
-    def free(self) -> dict[str, F]:
-        amounts = {k: F(str(v)) for k, v in self.config.resources.items()}
-        amounts["CPU"] = F(self.node_tokens)
+    def holders(self, lasting: bool) -> list[tuple[int, bool]]:
+        """Tasks and groups that hold something, or those that do for good; whether CPUs too."""
+        found = [(t, t not in self.bare) for t in self.running]
+        found += [(t, False) for t in (*self.blocked, *self.resuming)]
+        if lasting:
+            kinds = self.lasting
+            found = [
+                (t, cpus and kinds[self.shape_of[t]])
+                for t, cpus in found
+                if self.shape_of[t] in kinds
+            ]
+        return found + [(-g, True) for g in self.groups_there()]
+
+    def groups_there(self) -> list[int]:
+        """Reserved groups; one that is removed holds what it has until its last task has gone."""
+        placed = (*self.running, *self.blocked, *self.resuming)
+        inside = {self.in_group.get(self.shape_of[t], (0, 0))[0] for t in placed}
+        return [g for g in sorted(self.reserved) if -g not in self.done or g in inside]
+
+    def free(self, lasting: bool = False) -> dict[Any, F]:
+        """What is free of each kind, or would be if all went but what is there for good."""
+        amounts: dict[Any, F] = {k: F(str(v)) for k, v in self.config.resources.items()}
+        amounts["CPU"] = F(self.cpus if lasting else self.node_tokens)
         amounts["place"] = F(self.s._places)
-        for task in (*self.running, *self.blocked, *self.resuming):
-            request = self.shapes[self.shape_of[task]]
+        for group in self.groups_there():
+            for i, bundle in enumerate(self.groups[group]):
+                for name, n in bundle.items():
+                    amounts[name, group] = amounts.get((name, group), F(0)) + n
+                    amounts[name, group, i] = n
+        for task, cpus in self.holders(lasting):
+            request = self.request(task)
             for name, n in request.items():
-                if name not in ("CPU", "GPU"):
+                if name in amounts and (cpus or not is_cpu(name)):
                     amounts[name] -= n
-            if task in self.running:
-                amounts["CPU"] -= request.get("CPU", 0)
-                amounts["place"] -= "CPU" not in request
+            if cpus and task > 0 and not any(map(is_cpu, request)):
+                amounts["place"] -= 1
+        if lasting:  # tokens are whole
+            amounts["CPU"] = F(math.floor(amounts["CPU"]))
         return amounts
 
-    def gpu_free(self) -> list[F]:
-        free = [F(1)] * self.config.num_gpus
-        for task in (*self.running, *self.blocked, *self.resuming):
-            for gpu in self.gpus[task]:
-                free[gpu] -= min(F(1), self.shapes[self.shape_of[task]]["GPU"])
+    def gpu_free(self, lasting: bool = False) -> dict[Any, list[F]]:
+        """What is free of each GPU: of the session's, and of each group's."""
+        free: dict[Any, list[F]] = {"GPU": [F(1)] * self.config.num_gpus}
+        for group in self.groups_there():
+            free["GPU", group] = [F(0)] * self.config.num_gpus
+            for gpu, n in self.reserved[group]:
+                free["GPU", group][gpu] += n
+                free["GPU"][gpu] -= n
+        for task, _ in self.holders(lasting):
+            if task > 0:
+                group = self.in_group.get(self.shape_of[task])
+                whose = ("GPU", group[0]) if group else "GPU"
+                for gpu in self.gpus[task]:
+                    free[whose][gpu] -= min(F(1), self.shapes[self.shape_of[task]]["GPU"])
         return free
 
-    def request(self, task: int) -> dict[str, F]:
-        """What it asks for, a process of its own included."""
-        request = self.shapes[self.shape_of[task]]
+    def request(self, task: int) -> dict[Any, F]:
+        """What it asks for, a process of its own included; in a group, what of the group."""
+        if task < 0:
+            amounts: dict[Any, F] = {}
+            for bundle in self.groups[-task]:
+                for name, n in bundle.items():
+                    amounts[name] = amounts.get(name, F(0)) + n
+            return amounts
+        shape = self.shape_of[task]
+        request: dict[Any, F] = dict(self.shapes[shape])
+        if shape in self.in_group:
+            group, i = self.in_group[shape]
+            inside: dict[Any, F] = {(name, group): n for name, n in request.items()}
+            if i >= 0:
+                inside |= {(name, group, i): n for name, n in request.items()}
+            there = group in self.groups_there()
+            request = inside if there else {**inside, ("mark", group): F(1)}
         return {**request, "process": F(0)} if self.is_dedicated(task) else request
 
-    def short(self, request: dict[str, F], free: dict[str, F], gpus: list[F]) -> set[str]:
-        short = {k for k, n in request.items() if k not in ("CPU", "GPU", "process")}
-        short = {k for k in short if request[k] > free[k]}
-        gpu = request.get("GPU", F(0))
-        fits = gpus.count(F(1)) >= gpu if gpu >= 1 else any(g >= gpu for g in gpus)
-        if gpu and not fits:
-            short.add("GPU")
-        if "CPU" not in request and free["place"] < 1:
+    def short(self, task: int, free: dict[Any, F], gpus: dict[Any, list[F]]) -> set[Any]:
+        request = self.request(task)
+        short = set()
+        for kind, n in request.items():
+            if kind == "process":
+                if self.no_process:
+                    short.add(kind)
+            elif kind == "GPU" and task < 0:
+                if not self.fits_parts(self.groups[-task], gpus["GPU"]):
+                    short.add(kind)
+            elif kind == "GPU" or (isinstance(kind, tuple) and kind[0] == "GPU" and len(kind) == 2):
+                there = gpus.get(kind, [])
+                if not (there.count(F(1)) >= n if n >= 1 else any(g >= n for g in there)):
+                    short.add(kind)
+            elif not is_cpu(kind) and n > free.get(kind, F(0)):
+                short.add(kind)
+        if task > 0 and not any(map(is_cpu, request)) and free["place"] < 1:
             short.add("place")
-        if "process" in request and self.no_process:
-            short.add("process")
-        if not short and request.get("CPU", 0) > free["CPU"]:
-            short.add("CPU")
+        if not short:
+            short = {k for k, n in request.items() if is_cpu(k) and n > free.get(k, F(0))}
         return short
+
+    def fits_parts(self, bundles: list[dict[str, F]], gpus: list[F]) -> bool:
+        """Whether the bundles' GPUs can be had: greatest first, from the fullest with room."""
+        left = list(gpus)
+        for part in sorted((b.get("GPU", F(0)) for b in bundles), reverse=True):
+            for _ in range(max(1, math.floor(part)) if part else 0):
+                room = [(g, i) for i, g in enumerate(left) if g >= min(F(1), part)]
+                if not room:
+                    return False
+                left[min(room)[1]] -= min(F(1), part)
+        return True
+
+    def waits_for_lasting(self, task: int) -> bool:
+        """Whether it lacks what only actors and groups could give back: nothing waits for it."""
+        free, gpus = self.free(lasting=True), self.gpu_free(lasting=True)
+        no_process, self.no_process = self.no_process, False
+        lacks = self.short(task, {**free, "place": F(99)}, gpus) | {
+            k for k, n in self.request(task).items() if is_cpu(k) and n > free.get(k, F(0))
+        }
+        self.no_process = no_process
+        return bool(lacks)
 
     def check_books(self) -> None:
         free = self.free()
         assert all(n >= 0 for n in free.values()), free
-        assert all(g >= 0 for g in self.gpu_free())
+        assert all(g >= 0 for gpus in self.gpu_free().values() for g in gpus)
         assert 0 <= self.node_tokens <= self.cpus
         assert self.free_tokens + self.node_tokens + self.fast_tokens == self.cpus
+        assert self.lent == self.cpus - self.free(lasting=True)["CPU"]
 
     def check_order(self, task: int) -> None:
         """Nothing ahead of `task` may be short of what `task` uses, nor about to go on."""
         if not self.validate:
             return
         mine = self.request(task)
-        kinds = set(mine) if "CPU" in mine else {*mine, "place"}
+        kinds = {*mine} if task < 0 or any(map(is_cpu, mine)) else {*mine, "place"}
         free, gpus = self.free(), self.gpu_free()
         for other in self.resuming:
-            wants = "CPU" if "CPU" in self.shapes[self.shape_of[other]] else "place"
-            assert wants not in kinds, f"{task} started before {other} could go on"
-        ahead: set[str] = set()  # kinds that something further ahead waits for
+            wants = {k for k in self.request(other) if is_cpu(k)} or {"place"}
+            assert not wants & kinds, f"{task} started before {other} could go on"
+        ahead: set[Any] = set()  # kinds that something further ahead waits for
         for other in sorted(self.queued, key=self.queued.__getitem__):
             if other == task:
                 break
-            request = self.request(other)
-            short = self.short(request, free, gpus)
-            if ahead & set(request) - {"CPU"}:
-                short.discard("CPU")  # it may lack what is set aside for another
+            if self.waits_for_lasting(other):
+                continue
+            short = self.short(other, free, gpus)
+            if {k for k in ahead & set(self.request(other)) if not is_cpu(k)}:
+                # It may lack what is set aside for another.
+                short = {k for k in short if not is_cpu(k)}
             assert not short & kinds, f"{task} overtook {other}, which lacks {short}"
-            ahead |= set(request)
+            ahead |= set(self.request(other))
 
     def check_first(self) -> None:
         """The first in line never waits while it fits and a worker is there."""
         if self.demand or self.s.short_of_workers or not self.queued or self.resuming:
             return
-        first = min(self.queued, key=self.queued.__getitem__)
-        short = self.short(self.request(first), self.free(), self.gpu_free())
+        for first in sorted(self.queued, key=self.queued.__getitem__):
+            if not self.waits_for_lasting(first):
+                break
+        else:
+            assert not self.want, "tokens are wanted for what only actors could give back"
+            return
+        short = self.short(first, self.free(), self.gpu_free())
         assert short, f"{first} fits and is not started"
         if "CPU" in short:
             missing = self.cpus - self.node_tokens
@@ -386,6 +556,10 @@ class Shell:
             if self.fast_blocked and self.free_tokens:
                 self.idle.append(self.fast_blocked.pop())
                 self.feed(m.FastBlocked(len(self.fast_blocked)))
+            self.reap()
+            if self.groups and not self.running and not self.blocked:
+                for group in [g for g in self.groups if -g not in self.done][:1]:
+                    self.remove_group(group)
             for task in list(self.blocked):
                 if task in self.settled:
                     self.kill(task, max_retries=0)
@@ -397,10 +571,10 @@ class Shell:
             self.check_books()
             self.check_first()
             left = (self.queued, self.running, self.blocked, self.resuming, self.fast_blocked)
-            if not any(left):
+            if not any(left) and all(-g in self.done for g in self.groups):
                 break
         else:
-            stuck = {t: (self.shapes[self.shape_of[t]], self.s.why_waiting(t)) for t in self.queued}
+            stuck = {t: (self.request(t), self.s.why_waiting(t)) for t in self.queued}
             raise AssertionError(f"starved: {stuck}, resuming {self.resuming}")
         self.check_all_back()
 
@@ -408,7 +582,10 @@ class Shell:
         assert self.want == self.node_tokens == 0
         assert self.free_tokens == self.cpus
         assert self.s.available(self.free_tokens) == self.s.totals()
-        assert set(range(1, self.tasks + 1)) == {*self.done, *self.failed, *self.dropped}
+        ended = {t for t in (*self.done, *self.failed, *self.dropped) if t > 0}
+        assert set(range(1, self.tasks + 1)) == ended
+        assert not self.s._groups and not self.s._lasting and not self.lent
+        assert set(self.s._pool.total) == set(self.s._pool.own) and not self.s._pool.near
 
 
 # ------------------------------------------------------------------------- feasibility
@@ -1209,6 +1386,17 @@ SHAPES: list[dict[str, float]] = [
     {"dedicated": True},
     {"CPU": 0.5, "GPU": 1, "dedicated": True},
     {"camera": 1, "dedicated": True},
+    {"CPU": 1, "dedicated": True, "lasting": True, "keeps_cpus": True},
+    {"CPU": 1, "GPU": 0.5, "dedicated": True, "lasting": True},
+]
+
+GROUPS: list[list[dict[str, float]]] = [
+    [{"CPU": 1}],
+    [{"CPU": 1}, {"CPU": 1}],
+    [{"CPU": 0.5, "GPU": 0.5}, {"CPU": 0.5, "GPU": 0.5}],
+    [{"GPU": 1}, {"GPU": 0.4}, {"GPU": 0.6}],
+    [{"CPU": 2, "memory": 40, "camera": 1}, {"CPU": 1}],
+    [{"camera": 0.5, "memory": 60}],
 ]
 
 
@@ -1228,6 +1416,7 @@ class RandomEvents(RuleBasedStateMachine):
             max_start_failures=10**9,
         )
         self.numbers = [self.shell.shape(**request) for request in SHAPES]
+        self.inside: list[int] = []  # shapes in groups
 
     @initialize(eager=st.booleans())
     def begin(self, eager: bool) -> None:
@@ -1246,12 +1435,44 @@ class RandomEvents(RuleBasedStateMachine):
         for _ in range(count):
             self.shell.submit(self.numbers[shape], depth, urgent)
 
-    @precondition(lambda self: self.shell.queued)
+    @precondition(lambda self: len(self.shell.groups) < 6)
+    @rule(kind=st.sampled_from(range(len(GROUPS))), depth=st.integers(0, 2))
+    def request_group(self, kind: int, depth: int) -> None:
+        """A placement group, and shapes of tasks in it: they may come before it is reserved."""
+        bundles = GROUPS[kind]
+        group = self.shell.request_group(*bundles, depth=depth)
+        half = {name: n / 2 for name, n in bundles[0].items() if name != "GPU"}
+        for bundle in (-1, 0, len(bundles) - 1):
+            found = [{}, bundles[bundle]] if bundle else [half, *bundles[:1]]
+            for request in found:
+                self.inside.append(self.shell.shape(group=group, bundle=bundle, **request))
+            own = {"dedicated": True, "lasting": True, "keeps_cpus": bundle == 0}
+            self.inside.append(
+                self.shell.shape(group=group, bundle=bundle, **own, **bundles[bundle])
+            )
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), depth=st.integers(0, 2), count=st.integers(1, 2))
+    def submit_inside(self, data: st.DataObject, depth: int, count: int) -> None:
+        for _ in range(count):
+            self.shell.submit(data.draw(st.sampled_from(self.inside)), depth)
+
+    @precondition(lambda self: self.shell.groups)
+    @rule(data=st.data())
+    def remove_group(self, data: st.DataObject) -> None:
+        self.shell.remove_group(data.draw(st.sampled_from(sorted(self.shell.groups))))
+
+    @precondition(lambda self: self.shell.doomed)
+    @rule()
+    def reap(self) -> None:
+        self.shell.reap()
+
+    @precondition(lambda self: self.shell.shape_of)
     @rule(data=st.data())
     def urgent(self, data: st.DataObject) -> None:
         self.shell.urgent(data.draw(st.sampled_from(sorted(self.shell.shape_of))))
 
-    @precondition(lambda self: self.shell.queued)
+    @precondition(lambda self: self.shell.shape_of)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         self.shell.feed(m.TaskCancelled(data.draw(st.sampled_from(sorted(self.shell.shape_of)))))
@@ -1274,7 +1495,7 @@ class RandomEvents(RuleBasedStateMachine):
     @rule(data=st.data(), what=st.sampled_from(["finish", "finish", "block", "kill", "settle"]))
     def step(self, data: st.DataObject, what: str) -> None:
         task = data.draw(st.sampled_from(self.shell.running))
-        if what == "settle" and not self.shell.is_dedicated(task):
+        if what == "settle" and not self.shell.may_settle(task):
             what = "block"
         if what == "kill":
             started, retries = data.draw(st.booleans()), data.draw(st.integers(0, 1))
@@ -1361,11 +1582,22 @@ def test_long_random_runs(seed: int) -> None:
         what = chance.choice(["submit", "submit", "finish", "finish", "block", "unblock", "grant"])
         if chance.random() < 0.05:
             what = "settle"
+        if chance.random() < 0.1:
+            what = chance.choice(["group", "remove", "inside", "inside", "inside", "reap"])
         if chance.random() < 0.15:
             what = chance.choice(["kill", "start", "start", "fast", "end_fast", "demand", "tick"])
         if what == "submit":
             shape = chance.choice([*range(10), *range(11, len(SHAPES))])
             machine.submit(shape, chance.randrange(3), chance.random() < 0.1, 1)
+        elif what == "group" and len(shell.groups) < 12:
+            machine.request_group(chance.randrange(len(GROUPS)), chance.randrange(2))
+        elif what == "inside" and machine.inside:
+            for _ in range(3):
+                shell.submit(chance.choice(machine.inside), chance.randrange(3))
+        elif what == "remove" and shell.groups:
+            shell.remove_group(chance.choice(list(shell.groups)))
+        elif what == "reap":
+            shell.reap()
         elif what in ("finish", "block", "kill") and shell.running:
             getattr(shell, what)(chance.choice(shell.running))
         elif what == "unblock" and shell.blocked:
@@ -1375,7 +1607,7 @@ def test_long_random_runs(seed: int) -> None:
             else:
                 shell.unblock(task)
         elif what == "settle":
-            running = [t for t in shell.running if shell.is_dedicated(t)]
+            running = [t for t in shell.running if shell.may_settle(t)]
             if running:
                 shell.settle(chance.choice(running))
             elif shell.apart_idle:

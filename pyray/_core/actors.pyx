@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport ring_node, wake_process
+from pyray._core.events cimport note, note_for, outcome_of
 from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport begin_users_code, users_code
 from pyray._core.layout cimport *
@@ -37,8 +38,8 @@ from pyray._core.running cimport (
 )
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
-    OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, new_id, new_record,
-    put_value, store_value,
+    OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, name_record, new_id,
+    new_record, put_value, store_value,
 )
 from pyray._core.streams cimport settle_stream
 from pyray._core.tasks cimport (
@@ -227,14 +228,23 @@ def check_ref(ObjectID ref):
 
 
 def new_ref():
-    """The object that an actor lives as long as."""
+    """An object without a value yet: what an actor lives as long as, or what the node seals."""
     cdef TaskContext me = here()
+    cdef uint64_t handle
     cdef ObjectID oid
     check_session()
     me.counter += 1
-    oid = new_id(new_record(), base(me), me.counter, 0)
+    handle = new_record()
+    name_record(object_at(C, handle), handle, base(me), me.counter, 0)
+    oid = new_id(handle, base(me), me.counter, 0)
     escape(oid)
     return oid
+
+
+def seal_ref(ObjectID ref, value, bint error):
+    """Give it a value, or have it raise an exception; not where it has one."""
+    if alive(C, ref.handle) and not sealed(C, ref.handle):
+        store_value(ref.handle, value, OBJ_ERROR if error else 0, OWN, None)
 
 
 def abandon_ref(ObjectID ref):
@@ -256,7 +266,7 @@ def construct(uint64_t task, Function f):
     cdef pr_actor *a = actor_at(C, t.actor)
     cdef uint64_t failed = 0, s
     cdef object error = None
-    set_running(task, t)
+    cdef int attempt = set_running(task, t)
     C.me.depth = t.depth
     enter(me, task, t.depth)
     set_task_thread(True)
@@ -281,6 +291,7 @@ def construct(uint64_t task, Function f):
         set_task_thread(False)
         enter(me, 0, 0)
         C.me.depth = 0
+        note(t, attempt, C.me.started_ns, 0 if error is None else EVENT_FAILED)
         at_store64(&C.me.current, 0)
     if error is None:
         s = at_load64(&a.state)
@@ -439,8 +450,6 @@ def node_create(uint64_t actor, ObjectID ref, uint32_t func, int shape, int dept
     cdef pr_task *t
     cdef pr_dep *d
     cdef ObjectID oid
-    cdef TaskContext me = the_only()
-    cdef bytes parent = base(me)
     if len(deps) > PR_INLINE_DEPS:
         ext_size = len(deps) * sizeof(pr_dep)
         ext = alloc(ext_size)
@@ -450,18 +459,18 @@ def node_create(uint64_t actor, ObjectID ref, uint32_t func, int shape, int dept
             heap_free(C, ext, ext_size)
         raise OutOfRecordsError("no room for the record of an actor's creation task")
     t = task_at(C, handle)
-    me.counter += 1
     t.ext = ext
     t.ext_size = <uint32_t>ext_size
-    t.counter = me.counter
-    memcpy(t.parent_id, <const char *>parent, 20)
+    # The creator's child, not the node's: its ref is its return.
+    t.counter = ref.counter
+    memcpy(t.parent_id, <const char *>ref.parent, 20)
     t.actor = actor
     t.cell = 0
     t.produced = 0
     t.window = 0
     t.func = func
     t.shape = <uint16_t>shape
-    t.group = 0
+    t.group = <uint16_t>(shape >> 16)
     t.depth = <uint16_t>depth
     t.submitter = <uint16_t>C.self
     t.nreturns = 1
@@ -564,15 +573,20 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
         if (status == TASK_CLAIMED or status == TASK_RUNNING) and (s >> 48) & 0xFF == slot:
             attempt = attempt_of(s)
             if status == TASK_RUNNING and returns_sealed(t):
+                note_for(slot, t, attempt, C.procs[slot].started_ns, outcome_of(t))
                 finish(call)
                 continue
             # One that was cancelled is not run again.
             if not all_of_them and not stop_of(t, call) and (
                     status == TASK_CLAIMED or t.max_retries < 0 or attempt < t.max_retries):
                 if status == TASK_RUNNING:
+                    note_for(slot, t, attempt, C.procs[slot].started_ns,
+                             EVENT_FAILED | EVENT_DIED)
                     attempt += 1
                 at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt) | TASK_READY)
                 continue
+            if status == TASK_RUNNING:
+                note_for(slot, t, attempt, C.procs[slot].started_ns, EVENT_FAILED | EVENT_DIED)
             fail_task(call, error)
             failed += 1
         elif all_of_them and (status == TASK_READY or status == TASK_WAITING):
@@ -581,6 +595,21 @@ cdef Py_ssize_t lost_calls(uint64_t actor, uint32_t p, uint32_t slot, object err
     # What was taken from it by the one that died is to be seen by the one that comes.
     at_or64(&actor_at(C, actor).waiting[p // 64], <uint64_t>1 << (p % 64))
     return failed
+
+
+def node_died(uint64_t actor, uint32_t slot):
+    """Its process has died: if the constructor was under way, that has ended too."""
+    cdef pr_actor *a = actor_at(C, actor)
+    cdef pr_task *t
+    cdef uint64_t s
+    if actor_status(C, actor) != ACTOR_PENDING or a.leaving == LEAVE_UNMADE:
+        return
+    if not plausible(C, a.creation):
+        return
+    t = task_at(C, a.creation)
+    s = at_load64(&t.state)
+    if gen_of(s) == gen_in(a.creation) and (s & 0xFF) == TASK_RUNNING:
+        note_for(slot, t, attempt_of(s), C.procs[slot].started_ns, EVENT_FAILED | EVENT_DIED)
 
 
 cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except -1:
@@ -602,8 +631,12 @@ cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except
                 continue
             call |= <uint64_t>gen_of(s) << 32
             if returns_sealed(t):
+                note_for(slot, t, attempt_of(s), C.procs[slot].started_ns, outcome_of(t))
                 finish(call)
                 continue
+            if (s & 0xFF) == TASK_RUNNING:
+                note_for(slot, t, attempt_of(s), C.procs[slot].started_ns,
+                         EVENT_FAILED | EVENT_DIED)
             fail_task(call, error)
             failed += 1
     return failed

@@ -9,10 +9,11 @@ from libc.string cimport memset, strncpy
 from pyray._core.dispatch cimport (
     pop_idle, rescue, ring_node, tokens_for_node, tokens_from_node, wake_process,
 )
+from pyray._core.events cimport note_for, outcome_of
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible
+from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.running cimport finish, store_error_at
 from pyray._core.streams cimport settle_stream
@@ -101,6 +102,11 @@ def look_again():
     rescue(C)
 
 
+cdef inline uint32_t shape_of(pr_task *t) noexcept nogil:
+    """Number of a task's shape; of an actor's call 0."""
+    return t.shape | <uint32_t>t.group << 16 if t.shape else 0
+
+
 def new_shaped_tasks():
     """[(handle, shape, depth)] of tasks that ask for resources of their own since the last call."""
     cdef uint32_t p
@@ -117,7 +123,7 @@ def new_shaped_tasks():
             t = task_at(C, handle)
             s = at_load64(&t.state)
             if (s & 0xFF) == TASK_NODE and gen_of(s) == gen_in(handle):
-                out.append((handle, t.shape, t.depth))
+                out.append((handle, shape_of(t), t.depth))
     return out
 
 
@@ -138,6 +144,11 @@ def wanted_tokens():
 def give_tokens(uint32_t n):
     """Give tokens of the node's back."""
     return tokens_from_node(C, n)
+
+
+def lend_tokens(uint32_t n):
+    """So many tokens are with actors and placement groups."""
+    at_store32(&C.dispatch.lent, n)
 
 
 def token_counts():
@@ -252,7 +263,7 @@ def task_view(uint64_t handle):
     s = at_load64(&t.state)
     if gen_of(s) != gen_in(handle) or (s & 0xFF) == TASK_FREE:
         return None
-    return (<int>(s & 0xFF), attempt_of(s), t.max_retries, t.shape, t.depth, t.func)
+    return (<int>(s & 0xFF), attempt_of(s), t.max_retries, shape_of(t), t.depth, t.func)
 
 
 def task_target(uint64_t handle):
@@ -301,8 +312,12 @@ def lost_task(uint32_t p):
             if alive(C, rets[i]) and not sealed(C, rets[i]):
                 done = False
         if done:
+            note_for(p, t, attempt_of(s), C.procs[p].started_ns, outcome_of(t))
             finish(handle)
             return None
+    if (s & 0xFF) == TASK_RUNNING:
+        note_for(p, t, attempt_of(s), C.procs[p].started_ns, EVENT_FAILED | EVENT_DIED
+                 | (EVENT_CANCELLED if stop_of(t, handle) else 0))
     return handle, (s & 0xFF) == TASK_RUNNING
 
 
@@ -317,8 +332,39 @@ def requeue(uint64_t handle, int attempt):
 
 def fail(uint64_t handle, error):
     """Seal a lost task's returns with an exception."""
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s = at_load64(&t.state)
+    if (s & 0xFF) != TASK_RUNNING:
+        note_for(0, t, attempt_of(s), 0, EVENT_FAILED | EVENT_NEVER)
     store_error_at(handle, error)
     finish(handle)
+
+
+def fail_queued(uint64_t handle, error):
+    """Seal a task's returns with an exception if it waits at the node; whether it did."""
+    cdef pr_task *t
+    cdef uint64_t s
+    if not plausible(C, handle):
+        return False
+    t = task_at(C, handle)
+    s = at_load64(&t.state)
+    if gen_of(s) != gen_in(handle) or (s & 0xFF) != TASK_NODE:
+        return False
+    # By then a worker may have come to claim it.
+    if not at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
+        return False
+    fail(handle, error)
+    return True
+
+
+def has_claimed(uint32_t p, uint64_t handle):
+    """Whether a process has taken up a task, and is not through with it."""
+    cdef uint64_t s
+    if not plausible(C, handle):
+        return False
+    s = at_load64(&task_at(C, handle).state)
+    return (gen_of(s) == gen_in(handle) and (s >> 48) & 0xFF == p
+            and ((s & 0xFF) == TASK_CLAIMED or (s & 0xFF) == TASK_RUNNING))
 
 
 def fast_queue():

@@ -167,14 +167,25 @@ cdef void drop_strays(Ctx *c) noexcept nogil:
         token_release(c)
 
 
+cdef inline bint all_lent(Ctx *c) noexcept nogil:
+    """Whether actors and placement groups have every token, for as long as they live."""
+    return at_load32(&c.dispatch.lent) >= c.head.num_tokens
+
+
 cdef bint token_resume(Ctx *c, int64_t timeout_ns) noexcept nogil:
-    """Get a token back after blocking; before any new task starts.  False after the timeout."""
+    """Get a token back after blocking; before any new task starts.  False after the timeout.
+
+    Where no token is going to come the task goes on without one: those who have them may well wait
+    for it.
+    """
     cdef uint32_t seen, idle_rounds = 0
     cdef int64_t end = now_ns() + timeout_ns
     if c.me.token:
         return True     # a wait inside a wait, in a signal handler or a destructor, has it back
     while True:
         if token_take(c):
+            return True
+        if all_lent(c):
             return True
         seen = at_load32(&c.me.wake)
         at_store32(&c.me.token, 0)
@@ -190,6 +201,8 @@ cdef bint token_resume(Ctx *c, int64_t timeout_ns) noexcept nogil:
                 break
             if at_load32(&c.dispatch.stopping):
                 return False
+            if all_lent(c) and clear_bit(c.dispatch.resume, c.self):
+                return True
             if now_ns() > end and clear_bit(c.dispatch.resume, c.self):
                 return False
             if token_free(c) and clear_bit(c.dispatch.resume, c.self):
@@ -340,7 +353,7 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
     """
     cdef uint64_t task
     cdef uint32_t seen
-    cdef int64_t end = now_ns() + timeout_ns
+    cdef int64_t end = 0    # set when it comes to waiting: the clock costs more than a look
     cdef int64_t left
     cdef uint32_t sweep = at_load32(&c.dispatch.sweep)
     assigned[0] = 0
@@ -376,6 +389,8 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
         if ((queue_visible(c) and at_load32(&c.dispatch.searcher) == 0 and token_free(c))
                 or at_load32(&c.dispatch.stopping)) and clear_bit(c.dispatch.idle, c.self):
             continue
+        if end == 0:
+            end = now_ns() + timeout_ns
         while True:
             left = end - now_ns()
             if left <= 0:

@@ -3,8 +3,8 @@
 The node writes the wish into the task's record (`stop`, with the task's generation) and then sends
 the process a signal.  Its handler raises KeyboardInterrupt, but only while code of the user's runs
 (`users_code`), only for a task that is to stop, and once for each request: so a signal that comes
-late, between two tasks, while a result is stored or when the next task runs, does nothing.  One that
-comes early does nothing either, because whoever starts a task looks at the wish first.
+late, between two tasks, while a result is stored or when the next task runs, does nothing.  One
+that comes early does nothing either, because whoever starts a task looks at the wish first.
 
 The signal is one of our own, and not SIGINT: a library that takes SIGINT for itself does not stop
 cancellations, and a SIGINT that the user sends to a worker is still told from a late cancellation.
@@ -101,7 +101,7 @@ def on_signal(int number, frame):
 
 
 def on_unraisable(what):
-    """``sys.unraisablehook``: an interrupt that struck in a destructor is lost there.  Try again."""
+    """``sys.unraisablehook``: an interrupt that strikes in a destructor is lost.  Try again."""
     global _told
     error = what.exc_value
     if isinstance(error, KeyboardInterrupt) and error.args == (TEXT,):

@@ -1,8 +1,8 @@
 /* The layout of a session's shared memory: one memfd, mapped by the driver, the node and every
  * worker.  This header is the contract; every field says who writes it.
  *
- *   header | dispatch | process table | function table | actors | mailboxes | chunk table |
- *   records | unit table | slab table | payload arena
+ *   header | dispatch | process table | function table | actors | mailboxes | events | chunk table |
+ *   records | names | unit table | slab table | payload arena
  *
  * Rules that hold everywhere:
  *   - offsets and slot numbers, never pointers: each process maps the file where it likes;
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 2
+#define PR_LAYOUT_VERSION 3
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -37,6 +37,7 @@
 #define PR_MAX_FUNCS 1048576
 #define PR_MAX_ACTORS 8192    /* entries for actors, dead ones that are remembered included */
 #define PR_CALLS 8191         /* calls in a segment of a mailbox; before them, the next segment */
+#define PR_EVENTS 16384       /* ends of tasks that a process remembers; a power of two */
 
 /* ---- state words -------------------------------------------------------------------------
  * object: status 0..7 | flags 8..15 | generation 16..47 | version 48..63
@@ -121,8 +122,8 @@ typedef struct {
     uint64_t magic, layout_hash;
     uint64_t nonce;            /* random root of the session; also in every pickled id */
     uint64_t total_bytes;
-    uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_chunks, off_records;
-    uint64_t off_units, off_slabs, off_payload;
+    uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_events, off_chunks, off_records;
+    uint64_t off_names, off_units, off_slabs, off_payload;
     uint64_t n_units, n_chunks;
     uint32_t num_tokens;       /* CPUs */
     uint32_t actors_high;      /* node: highest entry for an actor that was ever used + 1 */
@@ -141,6 +142,8 @@ typedef struct {
 typedef struct {
     uint32_t searcher __attribute__((aligned(64)));   /* process + 1 of the one spinning worker */
     uint32_t stopping;                                /* node: the session ends */
+    uint32_t lent;                                    /* node: tokens that actors and placement groups
+                                                       * have for as long as they live */
     uint32_t node_wants __attribute__((aligned(64))); /* tokens that the node asks for */
     uint32_t spawn_wanted;                            /* ready work, a token, nobody idle */
     uint32_t sweep;                                   /* +1: let go of what you hold for nothing */
@@ -251,7 +254,8 @@ typedef struct {
     uint16_t flags;        /* submitter; node: HELD, after the submitter's death */
     int16_t max_retries;
     uint16_t args_len;
-    uint16_t group;        /* submitter: the call's concurrency group, 0: the default one */
+    uint16_t group;        /* submitter: the call's concurrency group, 0: the default one; of what is
+                            * no actor's call, the upper half of its shape */
     uint16_t stop;         /* node: PR_STOP and more, if the task is cancelled; see stop_of */
     uint8_t parent_id[20];
     uint32_t window;       /* submitter of a stream: cells ahead of the reader, 0: no limit */
@@ -290,6 +294,46 @@ typedef struct {
     uint64_t head __attribute__((aligned(64))); /* actor: all calls before this one are done */
 } pr_mailbox;
 
+/* How an attempt at a task ended: written by whoever ended it, one line each. */
+enum {
+    EVENT_FAILED = 1,      /* with an error */
+    EVENT_DIED = 2,        /* its process died */
+    EVENT_CANCELLED = 4,
+    EVENT_CREATES = 8,     /* it was to make an actor */
+    EVENT_NEVER = 16,      /* nothing of the user's has run */
+};
+typedef struct {
+    uint64_t start_ns;     /* CLOCK_MONOTONIC; 0: not known, or it never ran */
+    uint64_t end_ns;
+    uint64_t counter;      /* with parent_id the task's id */
+    uint64_t actor;        /* handle, or 0 */
+    uint32_t func;
+    uint32_t pid;          /* of the process that ran it, 0: none did */
+    uint16_t attempt;
+    uint8_t flags;         /* EVENT_* */
+    uint8_t proc;          /* and that one's slot */
+    uint8_t parent_id[20];
+} pr_event;
+
+/* The last ends of tasks, of a process slot: events `written - PR_EVENTS + 1` to `written - 1` are
+ * there, and the next one is being written in the place of the one before them.  Numbers go on when
+ * the slot gets another process, so that what a dead one did is still known. */
+typedef struct {
+    uint64_t written __attribute__((aligned(64)));  /* its process: events ever */
+    pr_event event[PR_EVENTS] __attribute__((aligned(64)));
+} pr_events;
+
+/* What an object's 20 bytes hash from, for those who list objects.  It stands in the record, at
+ * data + PR_NAME_AT, as long as the value leaves room there; a value that does not moves it to the
+ * table of names, which costs a cache miss.  The low 16 bits of the record's generation stand at the
+ * top of `counter`: a stale name is recognised. */
+typedef struct {
+    uint64_t counter;      /* last to be written, first to be cleared */
+    uint32_t index;
+    uint8_t parent_id[20];
+} pr_name;
+#define PR_NAME_AT 16
+
 typedef struct {
     uint64_t bits[4];      /* free blocks: fetch_or by whoever frees, taken by the owner */
     uint32_t block;        /* bytes per block */
@@ -310,6 +354,8 @@ _Static_assert(sizeof(pr_cell) <= PR_INLINE_OBJECT, "a cell fits in its record")
 _Static_assert(sizeof(pr_task) == 2 * PR_GRANULE, "a task record is two granules");
 _Static_assert(sizeof(pr_actor) == 128, "an actor is two lines");
 _Static_assert(sizeof(pr_mailbox) == 128, "a mailbox is two lines");
+_Static_assert(sizeof(pr_event) == 64, "an event is one line");
+_Static_assert(PR_NAME_AT + sizeof(pr_name) == PR_INLINE_OBJECT, "a name ends with its record");
 _Static_assert(sizeof(pr_waiter) == 64, "a waiter has its cache line");
 _Static_assert(sizeof(pr_chunk) % 64 == 0, "chunk headers do not share lines");
 _Static_assert(sizeof(pr_slab) == 64, "a slab header is one line");

@@ -83,6 +83,8 @@ cdef extern from "layout.h" nogil:
         PR_MAX_FUNCS
         PR_MAX_ACTORS
         PR_CALLS
+        PR_EVENTS
+        PR_NAME_AT
         PR_GEN_SHIFT
         PR_MAX_DEPS
         PR_STOP
@@ -139,13 +141,19 @@ cdef extern from "layout.h" nogil:
         TASK_F_CREATES
         TASK_F_STREAM
         TASK_F_DYNAMIC
+        EVENT_FAILED
+        EVENT_DIED
+        EVENT_CANCELLED
+        EVENT_CREATES
+        EVENT_NEVER
     uint64_t PR_LINK(uint32_t slot, uint32_t gen, uint32_t index)
     ctypedef struct pr_header:
         uint64_t magic, layout_hash
         uint64_t nonce
         uint64_t total_bytes
-        uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_chunks, off_records
-        uint64_t off_units, off_slabs, off_payload
+        uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_events, off_chunks
+        uint64_t off_records
+        uint64_t off_names, off_units, off_slabs, off_payload
         uint64_t n_units, n_chunks
         uint32_t num_tokens
         uint32_t actors_high
@@ -159,6 +167,7 @@ cdef extern from "layout.h" nogil:
     ctypedef struct pr_dispatch:
         uint32_t searcher
         uint32_t stopping
+        uint32_t lent
         uint32_t node_wants
         uint32_t spawn_wanted
         uint32_t sweep
@@ -270,6 +279,24 @@ cdef extern from "layout.h" nogil:
         uint64_t first
         uint64_t actor
         uint64_t head
+    ctypedef struct pr_event:
+        uint64_t start_ns
+        uint64_t end_ns
+        uint64_t counter
+        uint64_t actor
+        uint32_t func
+        uint32_t pid
+        uint16_t attempt
+        uint8_t flags
+        uint8_t proc
+        uint8_t parent_id[20]
+    ctypedef struct pr_events:
+        uint64_t written
+        pr_event event[PR_EVENTS]
+    ctypedef struct pr_name:
+        uint64_t counter
+        uint32_t index
+        uint8_t parent_id[20]
     ctypedef struct pr_slab:
         uint64_t bits[4]
         uint32_t block

@@ -9,12 +9,15 @@ before its holds are dropped, or they would go with it.  Its slot becomes free l
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from pyray._core.events cimport note_for
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport close_boxes
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
 from pyray._core.objects cimport sealed, try_free
 from pyray._core.queues cimport requeue_lanes
-from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible, task_recycle
+from pyray._core.records cimport (
+    attempt_of, gen_in, gen_of, object_recycle, plausible, task_recycle,
+)
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport borrow_for_view, take_over_nested
 from pyray._core.tasks cimport hold_for_task
@@ -204,6 +207,12 @@ cdef int fail_task(uint64_t handle, object error) except -1:
 
 cdef int end_failed(uint64_t handle, uint64_t status, object error) except -1:
     """The same for a task that the node has claimed, and that had this status."""
+    cdef pr_task *t = task_at(C, handle)
+    if status != TASK_RUNNING:
+        # Before the result, since the record may stay.  A tuple is a cancelled task's error: see
+        # store_error.
+        note_for(0, t, attempt_of(at_load64(&t.state)), 0, EVENT_FAILED | EVENT_NEVER
+                 | (EVENT_CANCELLED if type(error) is tuple else 0))
     store_error_at(handle, error)
     if status == TASK_WAITING:
         _zombies.append(handle)     # other tasks hang on its links

@@ -14,7 +14,8 @@ cdef class Call(TaskContext):
     cdef readonly bint over
     cdef readonly uint16_t group    # its concurrency group; 0 is the default one
     cdef int attempt
-    cdef void done(self)
+    cdef uint64_t started
+    cdef void done(self, uint32_t outcome)
 
 cdef void finish(uint64_t handle) noexcept nogil
 cdef int store_error(pr_task *t, object error) except -1

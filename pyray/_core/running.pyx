@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
+from pyray._core.events cimport note
 from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport (
     begin_users_code, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
@@ -29,7 +30,9 @@ from pyray._core.store cimport (
 from pyray._core.streams cimport new_item, new_writer
 from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
-from pyray._core.yielding cimport store_each, store_items, store_return, write_all
+from pyray._core.yielding cimport (
+    check_iterator, store_each, store_items, store_return, write_all,
+)
 
 import os
 import sys
@@ -93,6 +96,17 @@ def current_name():
         if isinstance(me, Call):
             return (<Call>me).function.name if (<Call>me).function is not None else _name
     return _name
+
+
+def current_function():
+    """The function that the calling task runs, or None outside of one."""
+    cdef TaskContext me = here()
+    if isinstance(me, Call):
+        return None if (<Call>me).over else (<Call>me).function.call
+    if not me.handle or C.me.role < ROLE_WORKER:
+        return None
+    found = _functions.get(task_at(C, me.handle).func)
+    return None if found is None else (<Function>found).call
 
 
 def several_at_once(variable):
@@ -211,8 +225,9 @@ cdef object collect(uint64_t handle, Function f, int attempt, object values, bin
     """num_returns="dynamic": the ids of all that is yielded; an exception is the last one's value,
     unless it has the task run again."""
     cdef list refs = []
+    check_iterator(f.name, values, "dynamic")
     try:
-        store_items(handle, f.name, values, refs, alone)
+        store_items(handle, values, refs, alone)
     except Exception as e:
         if C.forked:
             raise
@@ -323,13 +338,15 @@ cdef object put_error(Function f, object error):
 
 
 cdef int fail(uint64_t handle, TaskContext me, Function f, object error) except -1:
-    """Seal its returns with what it raised."""
+    """Seal its returns with what it raised: how it ended, as events tell it (EVENT_*)."""
     cdef pr_task *t = task_at(C, handle)
     name = f.name if f is not None else getattr(error, "task_name", None)
     if cancelled_by(handle, error):
         children_too(handle, me.counter)
-        return store_error(t, cancelled_while(handle, name, error))
-    return store_error(t, _make_error(error, name, False))
+        store_error(t, cancelled_while(handle, name, error))
+        return EVENT_FAILED | EVENT_CANCELLED
+    store_error(t, _make_error(error, name, False))
+    return EVENT_FAILED
 
 
 cdef int execute(uint64_t handle) except -1:
@@ -342,6 +359,7 @@ cdef int execute(uint64_t handle) except -1:
     cdef pr_task *t = task_at(C, handle)
     cdef TaskContext me = the_only()
     cdef uint64_t failed = 0
+    cdef uint32_t outcome = 0
     cdef int attempt, code = -1
     cdef Function f = None
     PyErr_CheckSignals()    # a signal that came before the task did is none of its business
@@ -359,6 +377,7 @@ cdef int execute(uint64_t handle) except -1:
         if C.forked:
             leave_fork(None)
         if failed:
+            outcome = EVENT_FAILED
             store_error(t, load_raw(failed, None))
         else:
             store_result(handle, f, attempt, result, True)
@@ -372,13 +391,15 @@ cdef int execute(uint64_t handle) except -1:
         code = ends_with(e)
         if code < 0 and isinstance(e, Exception) and to_retry(handle, t, f, attempt, e):
             enter(me, 0, 0)
+            note(t, attempt, C.me.started_ns, EVENT_FAILED)
             end_task()
             retry(handle, t, attempt)
             return 1
-        fail(handle, me, f, e)
+        outcome = fail(handle, me, f, e)
     enter(me, 0, 0)
     end_task()
     C.me.depth = 0
+    note(t, attempt, C.me.started_ns, outcome)
     finish(handle)
     if code >= 0:
         raise WorkerExit(code)
@@ -420,6 +441,8 @@ cdef class Call(TaskContext):
         if self.attempt < 0:
             self.over = True
             return None
+        self.started = C.me.started_ns
+        C.me.started_ns = 0     # there are several at once: it is no one's
         self.function = function_of(t)
         refuse_cancelled(self.handle)
         result = run(t, self.function.call, &failed)
@@ -427,7 +450,7 @@ cdef class Call(TaskContext):
             leave_fork(None)
         if failed:
             store_error(t, load_raw(failed, None))
-            self.done()
+            self.done(EVENT_FAILED)
         return result
 
     def finish(self, result):
@@ -437,7 +460,7 @@ cdef class Call(TaskContext):
         store_result(self.handle, self.function, self.attempt, result, False)
         if C.forked:
             leave_fork(None)
-        self.done()
+        self.done(0)
 
     def fail(self, error):
         """Seal its returns with what it raised.  True if it is to be begun again instead; raises
@@ -449,18 +472,19 @@ cdef class Call(TaskContext):
             leave_fork(error)
         if (code < 0 and isinstance(error, Exception)
                 and to_retry(self.handle, t, self.function, self.attempt, error)):
+            note(t, self.attempt, self.started, EVENT_FAILED)
             s = at_load64(&t.state)
             at_store64(&t.state, (s & PR_LESS_ATTEMPT) | attempt_bits(self.attempt + 1))
             self.base = None
             self.counter = 0
             return True
-        fail(self.handle, self, self.function, error)
-        self.done()
+        self.done(fail(self.handle, self, self.function, error))
         if code >= 0:
             raise WorkerExit(code)
         return False
 
-    cdef void done(self):
+    cdef void done(self, uint32_t outcome):
+        note(task_at(C, self.handle), self.attempt, self.started, outcome)
         finish(self.handle)
         self.over = True
 
@@ -482,7 +506,7 @@ cdef class Call(TaskContext):
 
     def finish_stream(self):
         """The stream is written."""
-        self.done()
+        self.done(0)
 
     def item(self, index, value):
         """num_returns="dynamic": the id of a value that it has yielded."""
@@ -496,7 +520,7 @@ cdef class Call(TaskContext):
         """Seal the return with the ids of what it has yielded."""
         store_value(task_at(C, self.handle).ret0, DynamicObjectRefGenerator(refs), 0, RESULT,
                     "result")
-        self.done()
+        self.done(0)
 
     @property
     def method(self):
@@ -630,7 +654,7 @@ cdef int run_assigned(uint64_t handle) except -1:
         finally:
             at_store32(&C.me.shaped, SHAPED_NONE)
             ring_node(C)
-            _before_shaped(";1")
+            _before_shaped(";1;")
     else:
         at_store32(&C.me.shaped, SHAPED_NONE)
         ring_node(C)

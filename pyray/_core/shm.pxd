@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from pyray._core.layout cimport (
-    pr_actor, pr_chunk, pr_dispatch, pr_func, pr_header, pr_mailbox, pr_object, pr_proc, pr_slab,
-    pr_task,
+    pr_actor, pr_chunk, pr_dispatch, pr_events, pr_func, pr_header, pr_mailbox, pr_name, pr_object,
+    pr_proc, pr_slab, pr_task,
 )
 
 # What one process knows of the session that it is attached to.  Private memory; there is one per
@@ -16,8 +16,10 @@ cdef struct Ctx:
     pr_func *funcs
     pr_actor *actors
     pr_mailbox *mailboxes    # PR_MAX_PROCS for each actor
+    pr_events *events       # for each process slot
     pr_chunk *chunks
     char *records
+    pr_name *names          # of objects, by slot, where the record has no room
     uint32_t *units
     uint8_t *touched        # per unit: 1 once its pages exist; a hint of any process
     pr_slab *slabs

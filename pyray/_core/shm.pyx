@@ -14,6 +14,8 @@ from pyray._core.layout cimport *
 
 import os
 
+from pyray._core.errors import SessionError
+
 cdef extern from "<sys/mman.h>" nogil:
     int memfd_create(const char *name, unsigned int flags)
     int MFD_CLOEXEC
@@ -145,10 +147,14 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     at = _round(at + sizeof(pr_actor) * PR_MAX_ACTORS, 4096)
     h.off_mailboxes = at
     at = _round(at + sizeof(pr_mailbox) * PR_MAX_ACTORS * PR_MAX_PROCS, 4096)
+    h.off_events = at
+    at = _round(at + sizeof(pr_events) * PR_MAX_PROCS, 4096)
     h.off_chunks = at
     at = _round(at + sizeof(pr_chunk) * n_chunks, 4096)
     h.off_records = at
     at = _round(at + n_chunks * PR_CHUNK_BYTES, 4096)
+    h.off_names = at
+    at = _round(at + n_chunks * PR_CHUNK_GRANULES * sizeof(pr_name), 4096)
     h.off_units = at
     at = _round(at + n_units * 5, 4096)
     h.off_slabs = at
@@ -193,8 +199,10 @@ def attach(int fd, uint32_t slot):
     _ctx.funcs = <pr_func *>(b + h.off_funcs)
     _ctx.actors = <pr_actor *>(b + h.off_actors)
     _ctx.mailboxes = <pr_mailbox *>(b + h.off_mailboxes)
+    _ctx.events = <pr_events *>(b + h.off_events)
     _ctx.chunks = <pr_chunk *>(b + h.off_chunks)
     _ctx.records = b + h.off_records
+    _ctx.names = <pr_name *>(b + h.off_names)
     _ctx.units = <uint32_t *>(b + h.off_units)
     _ctx.touched = <uint8_t *>(b + h.off_units + h.n_units * 4)
     _ctx.slabs = <pr_slab *>(b + h.off_slabs)
@@ -232,6 +240,13 @@ def epoch():
 def forked():
     """Whether this process was forked by user code from one that is attached."""
     return bool(_ctx.forked)
+
+
+def root_id():
+    """The session's 20 random bytes, which are the id of the driver's root task."""
+    if not _ctx.attached:
+        raise SessionError("there is no session in this process any more")
+    return (<const char *>_ctx.head.root_id)[:20]
 
 
 def self_slot():

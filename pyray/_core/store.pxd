@@ -1,4 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from pyray._core.layout cimport PR_NAME_AT, pr_name, pr_object
 
 cdef enum:
     PACKED_BYTES = 48           # nonce, handle, parent id, counter, index
@@ -17,6 +19,18 @@ cdef class ObjectID:
 
 cdef ObjectID new_id(uint64_t handle, bytes parent, uint64_t counter, uint32_t index)
 cdef ObjectID adopt(uint64_t handle, bytes parent, uint64_t counter, uint32_t index)
+
+cdef enum:
+    PUT_INDEX = 0x80000000      # index of what is put, where those of returns are 0, 1, …
+
+cdef inline void name_record(pr_object *o, uint64_t handle, bytes parent, uint64_t counter,
+                             uint32_t index) noexcept:
+    """Leave in a new record what its id hashes from, for whoever lists objects."""
+    cdef pr_name *name = <pr_name *>(o.data + PR_NAME_AT)
+    name.index = index
+    memcpy(name.parent_id, <const char *>parent, 20)
+    name.counter = (counter & <uint64_t>0xFFFFFFFFFFFF) | (handle >> 32) << 48
+
 cdef int check_session() except -1
 cdef int check_id(ObjectID oid) except -1
 cdef uint64_t new_record() except 0
@@ -33,7 +47,8 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
 cdef object load_value(ObjectID oid)
 cdef object load_raw(uint64_t handle, object pin)
 cdef object borrow_for_view(uint64_t handle)
-cdef uint64_t new_object(object value, uint64_t flags, object root) except 0
+cdef uint64_t new_object(object value, uint64_t flags, object root, bytes parent,
+                         uint64_t counter, uint32_t index) except 0
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()

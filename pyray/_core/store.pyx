@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 from pyray._core.dispatch cimport about_to_search, ring_node, wake_process
 from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_footprint, heap_free, heap_touch
 from pyray._core.heap cimport heap_untouched
-from pyray._core.ids cimport object_digest
+from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
 from pyray._core.records cimport object_new, object_recycle
@@ -23,6 +23,7 @@ from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.serializer cimport Encoded, decode, encode
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 
+from pyray._core.hex_id import HexID
 from pyray._core.errors import (
     ForeignObjectError, NodeDiedError, ObjectLostError, ObjectStoreFullError, OutOfRecordsError,
     SessionError, TaskCancelledError,
@@ -192,6 +193,14 @@ cdef class ObjectID:
     def hex(self):
         """The id as 40 hexadecimal digits."""
         return self._binary().hex()
+
+    def task_id(self):
+        """Id of the task that returns the object, or that put it: a string of 40 digits."""
+        cdef uint8_t out[20]
+        if self.index == PUT_INDEX:
+            return HexID(self.parent.hex())
+        task_digest(<const uint8_t *><const char *>self.parent, self.counter, out)
+        return HexID((<const char *>out)[:20].hex())
 
     def __repr__(self):
         return f"ObjectID({self._binary().hex()})"
@@ -369,6 +378,43 @@ cdef ObjectID adopt(uint64_t handle, bytes parent, uint64_t counter, uint32_t in
     return oid
 
 
+def weak(bytes packed):
+    """An id from those bytes that keeps nothing alive: an actor's own ref, in its process.
+
+    The object may be gone: an actor that nobody holds still runs its last calls.
+    """
+    cdef const char *p = packed
+    cdef uint64_t handle, counter
+    cdef uint32_t index
+    cdef ObjectID oid
+    check_session()
+    memcpy(&handle, p + 8, 8)
+    memcpy(&counter, p + 36, 8)
+    memcpy(&index, p + 44, 4)
+    oid = new_id(handle, packed[16:36], counter, index)
+    oid.asked = True        # its end is no news of an error
+    return oid
+
+
+def strong(ObjectID oid):
+    """The same id as one that keeps its object alive."""
+    cdef ObjectID other
+    check_id(oid)
+    if oid.escaped:
+        return oid
+    address = _interned.get(oid.handle)
+    if address is not None:
+        return <object><PyObject *><size_t>address
+    if at_load64(&object_at(C, oid.handle).state) & OBJ_DROPPED or not hold(C, oid.handle):
+        raise ObjectLostError(
+            "nobody holds this actor any more, so it ends when it has run the calls that it was "
+            "sent: its handle cannot be passed on; keep a handle where the actor was made")
+    other = new_id(oid.handle, oid.parent, oid.counter, oid.index)
+    other.escaped = True
+    _interned[oid.handle] = <size_t><PyObject *>other
+    return other
+
+
 cdef void drop_contained(uint64_t handle):
     """If an object is gone, let go of the ids that it contained, however deeply that goes on."""
     global _dropping
@@ -498,14 +544,18 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     cdef Encoded enc
     cdef uint64_t off, count, total
     cdef char *at
-    n = encode_inline(value, <char *>o.data, PR_INLINE_OBJECT)
-    if n >= 0:
+    n = encode_inline(value, scratch, SCRATCH)
+    if 0 <= n <= PR_INLINE_OBJECT:
         o.size = n
+        if n > PR_NAME_AT:
+            move_name(o, handle)
+            memcpy(o.data, scratch, PR_INLINE_OBJECT)
+        else:
+            memcpy(o.data, scratch, PR_NAME_AT)
         if whose == RESULT:
             about_to_search(C)
         seal(C, handle, flags | OBJ_INLINE)
         return 0
-    n = encode_inline(value, scratch, SCRATCH)
     if n >= 0:
         off = alloc(n)
         memcpy(C.payload + off, scratch, n)
@@ -551,6 +601,15 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     return 0
 
 
+cdef void move_name(pr_object *o, uint64_t handle) noexcept nogil:
+    """The value takes the name's room in the record."""
+    cdef pr_name *name = <pr_name *>(o.data + PR_NAME_AT)
+    if name.counter >> 48 == ((handle >> 32) & 0xFFFF):
+        C.names[<uint32_t>handle] = name[0]
+    # Readers look here first, and see this before any of the value.
+    at_store64(&name.counter, 0)
+
+
 cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
     """Write another object's value into a record and seal it, without looking into the value."""
     cdef pr_object *o = object_at(C, to)
@@ -559,7 +618,11 @@ cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
     cdef uint64_t off, size = old.size
     flags |= s & (OBJ_INLINE | OBJ_COMPACT | OBJ_NESTED)
     if s & OBJ_INLINE:
-        memcpy(o.data, old.data, PR_INLINE_OBJECT)
+        if size > PR_NAME_AT:
+            move_name(o, to)
+            memcpy(o.data, old.data, PR_INLINE_OBJECT)
+        else:
+            memcpy(o.data, old.data, PR_NAME_AT)
         o.size = size
         seal(C, to, flags)
         return 0
@@ -683,9 +746,11 @@ cdef class ViewHold:
             unhold(C, self.handle)
 
 
-cdef uint64_t new_object(object value, uint64_t flags, object root) except 0:
+cdef uint64_t new_object(object value, uint64_t flags, object root, bytes parent,
+                         uint64_t counter, uint32_t index) except 0:
     """A sealed object of this process's own; its handle."""
     cdef uint64_t handle = new_record()
+    name_record(object_at(C, handle), handle, parent, counter, index)
     try:
         store_value(handle, value, flags, OWN, root)
     except BaseException:
@@ -697,7 +762,8 @@ cdef uint64_t new_object(object value, uint64_t flags, object root) except 0:
 
 
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root):
-    return new_id(new_object(value, 0, root), parent, counter, 0x80000000)
+    return new_id(new_object(value, 0, root, parent, counter, PUT_INDEX), parent, counter,
+                  PUT_INDEX)
 
 
 # ---- figures ---------------------------------------------------------------------------------

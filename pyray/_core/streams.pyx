@@ -93,6 +93,7 @@ cdef class Writer:
             self.listed = True
             _writers.append(self)
         o = object_at(C, item.cell)
+        unname(o)
         cell = <pr_cell *>o.data
         cell.value = item.value.handle
         cell.next = handle
@@ -175,6 +176,7 @@ cdef class Writer:
         cdef pr_object *o = object_at(C, handle)
         cdef pr_cell *cell = <pr_cell *>o.data
         if alive(C, handle) and not sealed(C, handle):
+            unname(o)
             cell.value = cell.next = 0
             o.off = 0
             o.size = sizeof(pr_cell)
@@ -226,8 +228,14 @@ cdef Writer new_writer(uint64_t task):
 
 cdef ObjectID new_item(pr_task *t, uint32_t index, object value, uint64_t flags):
     """An object with a value that a task has yielded; its id is that of a return."""
-    cdef uint64_t handle = new_object(value, flags, "item")
-    return new_id(handle, (<const char *>t.parent_id)[:20], t.counter, index)
+    cdef bytes parent = (<const char *>t.parent_id)[:20]
+    cdef uint64_t handle = new_object(value, flags, "item", parent, t.counter, index)
+    return new_id(handle, parent, t.counter, index)
+
+
+cdef inline void unname(pr_object *o) noexcept nogil:
+    """The first cell has a name, like any return, until it is filled: nobody can ask for it."""
+    at_store64(&(<pr_name *>(o.data + PR_NAME_AT)).counter, 0)
 
 
 cdef void abandon(Ctx *c, uint64_t handle) noexcept nogil:

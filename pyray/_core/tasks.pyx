@@ -25,8 +25,9 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, new_id,
-    new_object, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw,
+    name_record, new_id, new_object, new_record, put_value, set_sweep, store_reset, store_value,
+    sweep_store,
 )
 from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
 
@@ -46,6 +47,9 @@ cdef Py_ssize_t _held_limit = 64
 cdef uint64_t _held_bytes = 0       # roughly what has come to be held since the last sweep
 # What submits in this process: its task, or the one that ran last; the driver's script.
 cdef TaskContext _only = TaskContext()
+# The placement group that this process's task runs in, and the same if it captures its children.
+cdef uint32_t _group = 0
+cdef uint32_t _captor = 0
 # In a process where several calls run at once: a context variable with the one that asks.
 cdef object _variable = None
 cdef object _sweep_more = None      # what else is to be swept
@@ -83,8 +87,8 @@ cdef bytes base(TaskContext me):
         if me.handle:
             t = task_at(C, me.handle)
             me.base = task_id(t, attempt_of(at_load64(&t.state)))
-        elif C.me.role >= ROLE_WORKER:
-            # A thread that a task left behind in its worker: a root of the process's own.
+        elif C.me.role >= ROLE_NODE:
+            # The node, or a thread that a task left behind in its worker: a root of its own.
             task_digest(C.head.root_id, (<uint64_t>C.self << 32) | C.me.pid, out)
             me.base = (<const char *>out)[:20]
         else:
@@ -203,6 +207,26 @@ cdef void sweep_too(object more):
     _sweep_more = more
 
 
+# ---- placement groups ----------------------------------------------------------------------
+
+def set_group(uint32_t number, bint captures):
+    """The placement group that the task of this process runs in, 0: none; whether what it submits
+    runs there too."""
+    global _group, _captor
+    _group = number
+    _captor = number if captures else 0
+
+
+def group():
+    """Number of the placement group that the task of this process runs in, 0: none."""
+    return _group
+
+
+def captor():
+    """Number of the placement group that what is submitted here is to run in, 0: none."""
+    return _captor
+
+
 # ---- submitting ----------------------------------------------------------------------------
 
 cdef class Target:
@@ -242,6 +266,7 @@ cdef class Caller(Target):
     cdef object bind                    # (Caller) -> None, or a callable to use instead
     cdef object check                   # (args, kwargs) -> None, raises TypeError
     cdef uint32_t epoch
+    cdef uint32_t captor                # `_captor` when it was bound: the shape depends on it
     cdef public Py_ssize_t min_args, max_args
 
     def __init__(self, function, bind, check):
@@ -256,13 +281,14 @@ cdef class Caller(Target):
     def bound(self):
         """Called by `bind` when it is done."""
         self.epoch = C.epoch
+        self.captor = _captor
 
     @property
     def __doc__(self):
         return self.function.__doc__
 
     def __call__(self, *args, **kwargs):
-        if self.epoch != C.epoch or not C.attached:
+        if self.epoch != C.epoch or self.captor != _captor or not C.attached:
             instead = self.bind(self)
             if instead is not None:
                 return instead(*args, **kwargs)
@@ -356,6 +382,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     try:
         for i in range(f.nreturns):
             ret = new_record()
+            name_record(object_at(C, ret), ret, parent, counter, <uint32_t>i)
             ids.append(new_id(ret, parent, counter, <uint32_t>i))
         handle = task_new(C)
         if handle == 0:
@@ -378,7 +405,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     t.window = f.window
     t.func = f.func
     t.shape = <uint16_t>f.shape
-    t.group = f.group
+    t.group = f.group | <uint16_t>(f.shape >> 16)   # an actor's call has no shape
     t.depth = <uint16_t>(me.depth + 1)
     t.submitter = <uint16_t>C.self
     t.nreturns = <uint16_t>f.nreturns
@@ -519,7 +546,7 @@ def unfinished_business(bint calls):
 
 def reset():
     """Forget private state: after attach and detach, and in a freshly forked worker."""
-    global _held_limit, _only, _variable
+    global _held_limit, _only, _variable, _group, _captor
     heap_reset()
     records_reset()
     if C.attached:
@@ -528,6 +555,7 @@ def reset():
     streams_reset()
     _only = TaskContext()
     _variable = None
+    _group = _captor = 0
     _held_limit = 64
     _held.clear()
     if _sweep_more is not None:
@@ -550,7 +578,7 @@ def put_result(value, bint error):
     me.counter += 1
     if not error:
         return put_value(value, base(me), me.counter, "result")
-    handle = new_object(value, OBJ_ERROR, "exception")
+    handle = new_object(value, OBJ_ERROR, "exception", base(me), me.counter, 0)
     return new_id(handle, base(me), me.counter, 0)
 
 
@@ -564,6 +592,7 @@ cdef object failed_call(Target f, uint64_t error, object instead):
     value = instead() if error == 0 else error_value(error, instead)
     for i in range(f.nreturns):
         handle = new_record()
+        name_record(object_at(C, handle), handle, base(me), counter, <uint32_t>i)
         ids.append(new_id(handle, base(me), counter, <uint32_t>i))
         store_value(handle, value, OBJ_ERROR, OWN, "exception")
     if f.nreturns == 1:

@@ -361,7 +361,10 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     except KeyboardInterrupt:
         interrupted = True
         if _interrupted is not None and C.me.role == ROLE_DRIVER and current_mapping() is mapping:
-            _interrupted(ids)
+            try:
+                _interrupted(ids)
+            except BaseException:
+                pass        # Ctrl-C twice, or the session is gone: what is raised stays the first
         raise
     finally:
         C.inflight -= 1

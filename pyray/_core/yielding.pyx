@@ -105,9 +105,8 @@ cdef int write_all(uint64_t task, str name, object values, bint alone) except -1
     return 0
 
 
-cdef int store_items(uint64_t task, str name, object values, list refs, bint alone) except -1:
+cdef int store_items(uint64_t task, object values, list refs, bint alone) except -1:
     """num_returns="dynamic": store what a generator yields, and add the ids to `refs`."""
-    check_iterator(name, values, "dynamic")
     while True:
         value = following(task, values, alone)
         if value is THE_END or C.forked:

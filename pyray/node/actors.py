@@ -18,6 +18,7 @@ from pyray._core.store import ObjectID
 from pyray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
+    ActorPlacementGroupRemoved,
     ActorUnavailableError,
     ProcessLimitError,
     describe_exit,
@@ -68,6 +69,8 @@ class Actor:
         self.restart_anyway = False
         self.dead = False
         self.cause = ""
+        self.why = ""  # of its death, for those who ask
+        self.died_as: type[ActorDiedError] = ActorDiedError
         self.unmade: ObjectID | None = None  # the error of its constructor
 
     @property
@@ -118,6 +121,7 @@ class Actors:
         self.namespace = namespace or ""
         self._submit = submit
         self._cancel = cancel
+        self.on_forget: Callable[[Actor], None] = lambda actor: None
         self.all: dict[int, Actor] = {}
         self.by_task: dict[int, Actor] = {}
         self.by_slot: dict[int, Actor] = {}
@@ -208,6 +212,8 @@ class Actors:
             **actor.spec,
             "id": actor.id,
             "restarts": actor.restarts,
+            "ref": actor.ref,
+            "settings": actor.settings(),
             "drops_arguments": drops,
         }
 
@@ -233,6 +239,19 @@ class Actors:
         elif no_restart:
             self._cancel(actor.task)
             self._end(actor, self._died(actor, "was killed by ray.kill before it was made"))
+
+    def end_with_group(self, actor: Actor, label: str) -> None:
+        """An actor's placement group has been removed."""
+        if actor.dead:
+            return
+        actor.died_as = ActorPlacementGroupRemoved
+        actor.ending = f"was killed with its placement group, {label}"
+        if actor.pid:
+            actor.cause = actor.ending
+            _kill(actor.pid)
+        else:
+            text = f"was not made: its placement group, {label}, has been removed"
+            self._end(actor, self._died(actor, text))
 
     def settle(self, handle: int, slot: int) -> None:
         """Fail a call that a process entered after the actor was dead."""
@@ -281,6 +300,7 @@ class Actors:
         tuple of (str, str), or None
             The actor's name and a line for the driver's output, if it ended by a fault.
         """
+        core.node_died(actor.handle, slot)
         _, _, leaving, _, _ = core.node_view(actor.handle)
         what, signal_name, exit_code = describe_exit(code)
         pid, actor.slot, actor.pid = actor.pid, 0, 0
@@ -358,7 +378,7 @@ class Actors:
         signal_name: str | None = None,
         exit_code: int | None = None,
     ) -> ActorDiedError:
-        return ActorDiedError(
+        return actor.died_as(
             f"the actor {actor.name} ({actor.id}) {text}",
             actor.id,
             actor.name,
@@ -371,6 +391,7 @@ class Actors:
         """It is dead for good: its calls, present and future, fail with this error."""
         actor.dead = True
         actor.cause = "is dead"
+        actor.why = "its constructor raised" if isinstance(error, ObjectID) else str(error)
         self._forget_name(actor)
         del self.by_task[actor.task]
         # Kept for calls to come, as long as the actor is remembered.
@@ -400,6 +421,7 @@ class Actors:
         if len(self.gone) > REMEMBERED or (self._indices == MOST and self.gone):
             old = self.gone.popleft()
             del self.all[old.handle]
+            self.on_forget(old)
             self.causes.pop(old.handle, None)
             return old.handle & 0xFFFFFFFF
         if self._indices == MOST:

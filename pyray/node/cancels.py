@@ -13,12 +13,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from pyray._core import cancelling, control
-from pyray.node.workers import TASK_NODE, TASK_WAITING, Worker
+from pyray.node.workers import TASK_NODE, TASK_WAITING, Worker, seize
 
 # What an interrupt in the driver may take of the node's time before it looks at other things.
 SLICE_SECONDS = 0.005
-# A process that does not stop within this is in the kernel for long, and cannot get away.
-STOP_SECONDS = 0.25
 
 
 class Cancels:
@@ -121,23 +119,11 @@ class Cancels:
         return bool(status)
 
     def _seize(self, worker: Worker, task: int) -> bool:
-        """Stop a process in order to kill it; False, and it goes on, if it does not run the task.
-
-        Stopped, because it might be through with the task, and at another, before it is hit.
-        """
-        try:
-            os.kill(worker.pid, signal.SIGSTOP)
-        except ProcessLookupError:
+        """Stop a process in order to kill it, if it runs the task; whether it does."""
+        if not seize(worker, lambda: cancelling.runs(task, worker.slot)):
             return False
-        how = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
-        deadline = time.monotonic() + STOP_SECONDS
-        while os.waitid(os.P_PIDFD, worker.pidfd, how) is None and time.monotonic() < deadline:
-            time.sleep(0.00005)
-        if cancelling.runs(task, worker.slot):
-            worker.forced = cancelling.ids_of(task)
-            return True
-        os.kill(worker.pid, signal.SIGCONT)
-        return False
+        worker.forced = cancelling.ids_of(task)
+        return True
 
     # ---- Ctrl-C ----------------------------------------------------------------------------
 

@@ -4,12 +4,16 @@ Events are facts, in the past tense or as a level that holds now; instructions a
 shell. Tasks, workers and shapes are whatever integers the shell knows them by.
 
 A *dedicated* shape's tasks each want a process of their own (an actor's, or one with an
-environment of its own) instead of an idle worker of the pool.
+environment of its own) instead of an idle worker of the pool.  A *lasting* one's keep what they are
+given for as long as they like (an actor's).
+
+A *placement group* is reserved whole when its turn among the queued tasks has come, and from then
+on tasks of shapes in that group take from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyray.node.resources import Allocation
@@ -22,10 +26,15 @@ __all__ = [
     "CapReached",
     "DedicatedDied",
     "Dropped",
+    "EndWorker",
     "Event",
     "FailTask",
     "FastBlocked",
     "FastDemand",
+    "GroupGone",
+    "GroupRemoved",
+    "GroupRequested",
+    "GroupReserved",
     "Instruction",
     "NeedWorker",
     "PoolBroken",
@@ -44,6 +53,7 @@ __all__ = [
     "TaskUrgent",
     "Tick",
     "TokensAcquired",
+    "TokensLent",
     "WantTokens",
     "WorkerBlocked",
     "WorkerDied",
@@ -61,11 +71,22 @@ class ShapeRegistered:
 
     `request` is a dictionary of amounts by resource; a malformed one raises from `handle`.
     Tasks of a `dedicated` shape never run on workers of the pool.
+
+    Attributes
+    ----------
+    lasting, keeps_cpus : bool
+        Whether its tasks keep what they are given for good, and CPUs too.
+    group, bundle : int
+        The placement group that they run in, 0 for none, and the bundle, -1 for any.
     """
 
     shape_id: int
     request: Mapping[str, object]
     dedicated: bool = False
+    lasting: bool = False
+    keeps_cpus: bool = False
+    group: int = 0
+    bundle: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +124,37 @@ class TaskCancelled:
     """Forget this task if it is still queued (then `Dropped`); otherwise nothing happens."""
 
     task: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequested:
+    """A placement group is to be reserved; `GroupReserved` answers when it is.
+
+    Malformed bundles, and such as exceed what the session has, raise from `handle`.
+
+    Attributes
+    ----------
+    group : int
+        Its number, 1 or more, never used again.
+    bundles : sequence of mapping
+        Amounts by resource, of each.
+    depth : int
+        As a task's.
+    """
+
+    group: int
+    bundles: Sequence[Mapping[str, object]]
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRemoved:
+    """A placement group is to go, whether it is reserved or not, and all tasks in it.
+
+    Its resources come back when the last task has gone. Ignored if it is not known.
+    """
+
+    group: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +401,30 @@ class FailTask:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupReserved:
+    """A placement group has what it asked for."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGone:
+    """Make a task fail: the placement group that it was to run in has been removed."""
+
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokensLent:
+    """So many tokens are now with tasks and groups that keep them for as long as they like.
+
+    Where that is all of them, who waits for a token of the ledger to go on waits in vain.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class WantTokens:
     """From now on collect up to so many further tokens; 0 withdraws. Absolute, not added."""
 
@@ -373,6 +449,17 @@ class StartWorker:
 @dataclass(frozen=True, slots=True)
 class StopWorker:
     """Retire one idle worker; if none is idle any more, do nothing. Answer: `WorkerDied`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndWorker:
+    """End this worker, which runs a task in a placement group that is removed.
+
+    Answer as for any that dies; or with `TaskFinished` if it was through with the task.
+    """
+
+    worker: int
+    task: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +502,8 @@ Event = (
     | TaskSubmitted
     | TaskUrgent
     | TaskCancelled
+    | GroupRequested
+    | GroupRemoved
     | Assigned
     | AssignFailed
     | AssignRefused
@@ -440,10 +529,14 @@ Instruction = (
     | Dropped
     | Requeue
     | FailTask
+    | GroupReserved
+    | GroupGone
+    | TokensLent
     | WantTokens
     | ReleaseTokens
     | StartWorker
     | StopWorker
+    | EndWorker
     | CapReached
     | PoolBroken
 )

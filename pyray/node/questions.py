@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pyray.node.bundles import Group
 from pyray.node.pool import Pool
 from pyray.node.resources import (
     CPU,
@@ -12,11 +13,11 @@ from pyray.node.resources import (
     ResourcePool,
     ResourceRequest,
     SchedulerConfig,
-    TokenAccount,
     format_amount,
     from_units,
 )
 from pyray.node.task import QUEUED, RESUMING, Task
+from pyray.node.tokens import TokenAccount
 
 
 class Questions:
@@ -27,6 +28,7 @@ class Questions:
     _cpu: TokenAccount
     _workers: Pool
     _tasks: dict[int, Task]
+    _groups: dict[int, Group]
     _deferring: bool
     _no_process: bool
 
@@ -66,7 +68,10 @@ class Questions:
         total = self._total_units()
         asked = request.units()
         if all(n <= total.get(name, 0) for name, n in asked.items()):
-            return None
+            if not request.parts or self._pool.unused().pick(request) is not None:
+                return None
+            parts = ", ".join(f"{from_units(n):g}" for n in request.parts if n)
+            return f"asks for {parts} of a GPU, which cannot be cut out of {self.config.num_gpus}"
         there = ", ".join(format_amount(name, total.get(name, 0)) for name in asked)
         return f"asks for {request}; this session has {there}"
 
@@ -80,13 +85,36 @@ class Questions:
             return None
         request = known.shape.request
         if known.state == RESUMING:
-            return f"waits to get {format_amount(CPU, request.cpu)} back"
-        free = self._free_units(free_tokens)
-        there = ", ".join(format_amount(name, free[name]) for name in request.units())
-        text = f"asks for {request}" + (f"; free now: {there}" if there else "")
+            return f"waits to get {format_amount(CPU, request.cpus)} back"
+        if known.shape.group:
+            text = self._why_in_group(known)
+        else:
+            free = self._free_units(free_tokens)
+            there = ", ".join(format_amount(name, free[name]) for name in request.units())
+            text = f"asks for {request}" + (f"; free now: {there}" if there else "")
         if known.shape.dedicated and self._no_process:
             text += f"; waits for one of {self._workers.cap} processes to end"
         return text
+
+    def _why_in_group(self, task: Task) -> str:
+        request, group = task.shape.request, self._groups[task.shape.group]
+        text = f"asks for {request} in its placement group"
+        waiting = self._tasks[-group.number]
+        if waiting.state == QUEUED:
+            return f"{text}, which has not been reserved yet (it asks for {group.request})"
+        there = ", ".join(format_amount(name, n) for name, n in self._free_in(request).items())
+        return text + (f"; free there now: {there}" if there else "")
+
+    def _free_in(self, request: ResourceRequest) -> dict[str, int]:
+        """What is free of what a task in a group asks for: in its bundle, if it named one."""
+        free: dict[str, int] = {}
+        for name, _ in request.seats + request.others:
+            n, kind = self._pool.free[name], name.partition("\0")[0]
+            if kind:
+                free[kind] = min(n, free.get(kind, n))
+        if request.gpu:
+            free[GPU] = min(sum(self._pool.gpus[request.gpus]), free.get(GPU, 1 << 62))
+        return free
 
     @property
     def at_standstill(self) -> bool:
@@ -100,8 +128,10 @@ class Questions:
 
     def _total_units(self) -> dict[str, int]:
         config = self.config
-        return {CPU: config.num_cpus * UNITS, GPU: config.num_gpus * UNITS, **self._pool.total}
+        others = {name: self._pool.total[name] for name in self._pool.own}
+        return {CPU: config.num_cpus * UNITS, GPU: config.num_gpus * UNITS, **others}
 
     def _free_units(self, free_tokens: int) -> dict[str, int]:
         cpu = (free_tokens + self._cpu.held) * UNITS - self._cpu.used
-        return {CPU: cpu, GPU: sum(self._pool.gpu_free), **self._pool.free}
+        others = {name: self._pool.free[name] for name in self._pool.own}
+        return {CPU: cpu, GPU: sum(self._pool.gpus[GPU]), **others}

@@ -27,11 +27,10 @@ __all__ = [
     "ResourceRequest",
     "SchedulerConfig",
     "ShapeQueue",
-    "TokenAccount",
+    "Share",
     "format_amount",
     "from_units",
     "to_units",
-    "tokens_for",
 ]
 
 #: How many units make one of anything.
@@ -107,8 +106,9 @@ def format_amount(name: str, units: int) -> str:
 def _check_name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a resource's name must be a string, not {name!r}")
-    if not name:
-        raise ValueError("a resource's name must not be empty")
+    if not name or "\0" in name:
+        # NUL is in the names of what placement groups have: see `pyray.node.bundles`.
+        raise ValueError(f"a resource's name must not be empty or contain a NUL, as {name!r} does")
     return name
 
 
@@ -116,7 +116,8 @@ def _check_name(name: object) -> str:
 class ResourceRequest:
     """What one shape of task asks for.
 
-    Build it with `from_dict`, which checks.
+    Build it with `from_dict`, which checks. (What a placement group asks for, and what a task asks
+    for in one, is made in `pyray.node.bundles`.)
 
     Attributes
     ----------
@@ -126,21 +127,43 @@ class ResourceRequest:
         GPUs, in units: a whole number of them, or a part of one.
     others : tuple of (str, int)
         Memory and custom resources, in units, by name.
+    seats : tuple of (str, int)
+        CPUs of a placement group, which is to say no tokens, in units, by name. Given back as
+        CPUs are.
+    gpus : str
+        Whose GPUs: the session's, or a placement group's.
+    near : str
+        Of which bundle, if that one's are to be used first.
+    parts : tuple of int
+        For GPUs taken part by part, as a placement group's bundles are; their sum is `gpu`.
+    asked : ResourceRequest or None
+        In a placement group: the same as its user wrote it.
     """
 
     cpu: int = 0
     gpu: int = 0
     others: tuple[(tuple[str, int]), ...] = ()
+    seats: tuple[(tuple[str, int]), ...] = ()
+    gpus: str = GPU
+    near: str = ""
+    parts: tuple[int, ...] = ()
+    asked: ResourceRequest | None = None
     #: The names of all that is asked for, CPU included.
     kinds: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kinds = {name for name, _ in self.others}
+        kinds.update(name for name, _ in self.seats)
         if self.cpu:
             kinds.add(CPU)
         if self.gpu:
-            kinds.add(GPU)
+            kinds.add(self.gpus)
         object.__setattr__(self, "kinds", frozenset(kinds))
+
+    @property
+    def cpus(self) -> int:
+        """CPUs, of the session or of a group, in units."""
+        return self.asked.cpu if self.asked else self.cpu
 
     @classmethod
     def from_dict(cls, amounts: Mapping[str, object]) -> ResourceRequest:
@@ -167,6 +190,8 @@ class ResourceRequest:
 
     def units(self) -> dict[str, int]:
         """Everything asked for, by name, in units."""
+        if self.asked:
+            return self.asked.units()
         amounts = {}
         if self.cpu:
             amounts[CPU] = self.cpu
@@ -185,6 +210,10 @@ class ResourceRequest:
         )
 
 
+#: What is taken of GPUs for one purpose: GPUs, and how many units of each.
+Share = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """What one running task has been given.
@@ -193,18 +222,34 @@ class Allocation:
     ----------
     request : ResourceRequest
         The amounts.
-    gpu_ids : tuple of int
-        Which GPUs, as indices 0 .. n-1 of the session's. One for a request for a part of one.
+    gpus : tuple of Share
+        Which GPUs, as indices 0 .. n-1 of the session's; a share for each part of the request.
     """
 
     request: ResourceRequest
-    gpu_ids: tuple[int, ...] = ()
+    gpus: tuple[Share, ...] = ()
+
+    @property
+    def gpu_ids(self) -> tuple[int, ...]:
+        """Which GPUs; one for a request for a part of one."""
+        return tuple(dict.fromkeys(i for share in self.gpus for i, _ in share))
+
+
+def _choose(free: list[int], gpu: int, near: Collection[int]) -> Share | None:
+    """Choose GPUs for `gpu` units, those in `near` first; None if there are none."""
+    if gpu >= UNITS:
+        whole = sorted((i not in near, i) for i, n in enumerate(free) if n == UNITS)
+        count = gpu // UNITS
+        return tuple((i, UNITS) for _, i in whole[:count]) if len(whole) >= count else None
+    # A part of one: from the fullest that still has room, so that others stay whole.
+    found = min(((i not in near, n, i) for i, n in enumerate(free) if n >= gpu), default=None)
+    return None if found is None else ((found[2], gpu),)
 
 
 class ResourcePool:
-    """GPUs, memory and custom resources: how many there are and what is free.
+    """GPUs, memory and custom resources, and what placement groups have: what is free of each.
 
-    CPUs are not in it (see the module's docstring).
+    CPUs are not in it (see the module's docstring), but the seats of placement groups are.
 
     Parameters
     ----------
@@ -212,81 +257,147 @@ class ResourcePool:
         GPUs of the session.
     others : mapping of str to int
         Memory and custom resources, in units.
+
+    Attributes
+    ----------
+    total, free : dict of str to int
+        What there is, and what of it is free.
+    sizes, gpus : dict of str to list of int
+        The same of each GPU: of the session's, and of those that each group has of them.
+    near : dict of str to frozenset of int
+        GPUs of a group's bundle.
+    own : tuple of str
+        Names of what is the session's.
     """
 
-    __slots__ = ("free", "gpu_free", "gpu_total", "total")
+    __slots__ = ("free", "gpus", "near", "own", "sizes", "total")
 
     def __init__(self, num_gpus: int, others: Mapping[str, int]) -> None:
-        self.gpu_total = num_gpus
-        self.gpu_free = [UNITS] * num_gpus  # of each GPU
+        self.own = tuple(others)
+        self.near: dict[str, frozenset[int]] = {}
+        self.sizes = {GPU: [UNITS] * num_gpus}
+        self.gpus = {GPU: [UNITS] * num_gpus}
         self.total = dict(others)
         self.free = dict(others)
 
     def copy(self) -> ResourcePool:
         """Copy what is free, to try things on."""
+        return self._like(self.gpus, self.free)
+
+    def unused(self) -> ResourcePool:
+        """The same with nothing taken."""
+        return self._like(self.sizes, self.total)
+
+    def _like(self, gpus: Mapping[str, list[int]], free: Mapping[str, int]) -> ResourcePool:
         other = ResourcePool.__new__(ResourcePool)
-        other.gpu_total = self.gpu_total
-        other.gpu_free = list(self.gpu_free)
-        other.total = self.total
-        other.free = dict(self.free)
+        other.own, other.near, other.sizes, other.total = (
+            self.own,
+            self.near,
+            self.sizes,
+            self.total,
+        )
+        other.gpus = {name: list(units) for name, units in gpus.items()}
+        other.free = dict(free)
         return other
 
-    def _pick_gpus(self, gpu: int) -> tuple[int, ...] | None:
-        """Choose GPUs for `gpu` units without taking them; None if that is impossible."""
-        free = self.gpu_free
-        if gpu >= UNITS:
-            whole = [i for i, n in enumerate(free) if n == UNITS]
-            count = gpu // UNITS
-            return tuple(whole[:count]) if len(whole) >= count else None
-        # A part of one: from the fullest that still has room, so that others stay whole.
-        best = min((i for i, n in enumerate(free) if n >= gpu), key=free.__getitem__, default=-1)
-        return (best,) if best >= 0 else None
+    def add(
+        self, amounts: Mapping[str, int], gpus: Mapping[str, list[int]], near: Mapping[str, Share]
+    ) -> None:
+        """There is more, under new names: what a placement group has been given."""
+        self.total.update(amounts)
+        self.free.update(amounts)
+        for name, units in gpus.items():
+            self.sizes[name] = list(units)
+            self.gpus[name] = list(units)
+        self.near.update((name, frozenset(i for i, _ in share)) for name, share in near.items())
+
+    def remove(self, names: Iterable[str]) -> None:
+        """What has been added under these names is there no more."""
+        for name in names:
+            for there in (self.total, self.free, self.sizes, self.gpus, self.near):
+                there.pop(name, None)
+
+    def pick(self, request: ResourceRequest) -> tuple[Share, ...] | None:
+        """Choose GPUs without taking them; None if there are too few."""
+        free = self.gpus.get(request.gpus)
+        if free is None:
+            return None
+        if not request.parts:
+            share = _choose(free, request.gpu, self.near.get(request.near, ()))
+            return None if share is None else (share,)
+        # Whole ones first, then the greatest parts: small parts fit best into what is left.
+        free = list(free)
+        shares: dict[int, Share] = {}
+        for k in sorted(range(len(request.parts)), key=lambda k: -request.parts[k]):
+            share = _choose(free, request.parts[k], ()) if request.parts[k] else ()
+            if share is None:
+                return None
+            for i, n in share:
+                free[i] -= n
+            shares[k] = share
+        return tuple(shares[k] for k in range(len(request.parts)))
 
     def short_of(self, request: ResourceRequest) -> list[str]:
-        """Which kinds, CPU aside, there is too little of for `request` now."""
+        """Which kinds, CPU and seats aside, there is too little of for `request` now."""
         short = [name for name, n in request.others if self.free.get(name, 0) < n]
-        if request.gpu and self._pick_gpus(request.gpu) is None:
-            short.append(GPU)
+        if request.gpu and self.pick(request) is None:
+            short.append(request.gpus)
         return short
 
-    def take(self, request: ResourceRequest, skip: Collection[str] = ()) -> tuple[int, ...]:
-        """Take what `request` asks for, all kinds but CPU and those in `skip`.
+    def short_of_seats(self, request: ResourceRequest) -> list[str]:
+        """Which seats there are too few of."""
+        return [name for name, n in request.seats if self.free.get(name, 0) < n]
+
+    def take(self, request: ResourceRequest, skip: Collection[str] = ()) -> tuple[Share, ...]:
+        """Take what `request` asks for, all kinds but CPU, seats and those in `skip`.
 
         Returns
         -------
-        tuple of int
-            The GPUs' ids.
+        tuple of Share
+            The GPUs.
         """
-        gpu_ids: tuple[int, ...] = ()
-        if request.gpu and GPU not in skip:
-            picked = self._pick_gpus(request.gpu)
+        gpus: tuple[Share, ...] = ()
+        if request.gpu and request.gpus not in skip:
+            picked = self.pick(request)
             assert picked is not None, f"took {request} of a pool that lacks GPUs"
-            gpu_ids = picked
-        self.take_exactly(request, gpu_ids, skip)
-        return gpu_ids
+            gpus = picked
+        self.take_exactly(request, gpus, skip)
+        return gpus
 
     def take_exactly(
-        self, request: ResourceRequest, gpu_ids: Iterable[int], skip: Collection[str] = ()
+        self, request: ResourceRequest, gpus: Iterable[Share], skip: Collection[str] = ()
     ) -> None:
         """Take what `request` asks for, with these GPUs."""
-        part = min(request.gpu, UNITS)
-        for i in gpu_ids:
-            self.gpu_free[i] -= part
+        for share in gpus:
+            for i, n in share:
+                self.gpus[request.gpus][i] -= n
         for name, n in request.others:
             if name not in skip:
                 self.free[name] -= n
 
+    def take_seats(self, request: ResourceRequest) -> None:
+        """Take the seats that `request` asks for."""
+        for name, n in request.seats:
+            self.free[name] -= n
+
+    def give_seats(self, request: ResourceRequest) -> None:
+        """Give them back."""
+        for name, n in request.seats:
+            self.free[name] += n
+
     def give(self, allocation: Allocation) -> None:
-        """Give back what an allocation took, CPU aside."""
+        """Give back what an allocation took, CPU and seats aside."""
         request = allocation.request
-        part = min(request.gpu, UNITS)
-        for i in allocation.gpu_ids:
-            self.gpu_free[i] += part
+        for share in allocation.gpus:
+            for i, n in share:
+                self.gpus[request.gpus][i] += n
         for name, n in request.others:
             self.free[name] += n
 
-    def validate(self, allocations: Iterable[Allocation]) -> None:
-        """Check that what is free and what these allocations hold make up the totals.
+    def validate(
+        self, allocations: Iterable[Allocation], seated: Iterable[ResourceRequest] = ()
+    ) -> None:
+        """Check that what is free and what these allocations and seats hold make up the totals.
 
         Raises
         ------
@@ -294,173 +405,40 @@ class ResourcePool:
             Naming the resource and the allocations that hold it.
         """
         held = list(allocations)
-        gpu_used = [0] * self.gpu_total
+        sitting = list(seated)
+        gpu_used = {name: [0] * len(sizes) for name, sizes in self.sizes.items()}
         used = dict.fromkeys(self.total, 0)
         for allocation in held:
-            request, ids = allocation.request, allocation.gpu_ids
-            whole = request.gpu // UNITS
-            count = whole if whole else 1 if request.gpu else 0
-            assert len(ids) == len(set(ids)) == count, f"{request} was given the GPUs {ids}"
-            for i in ids:
-                gpu_used[i] += min(request.gpu, UNITS)
+            request = allocation.request
+            parts = request.parts or ((request.gpu,) if request.gpu else ())
+            assert len(allocation.gpus) == (len(parts) if request.gpu else 0), f"{allocation}"
+            for part, share in zip(parts, allocation.gpus, strict=False):
+                ids, amounts = [i for i, _ in share], [n for _, n in share]
+                right = [UNITS] * (part // UNITS) or ([part] if part else [])
+                assert len(ids) == len(set(ids)), f"{request} was given the GPUs {ids}"
+                assert amounts == right, f"{request} was given the GPUs {allocation.gpus}"
+                for i, n in share:
+                    gpu_used[request.gpus][i] += n
             for name, n in request.others:
                 used[name] += n
-        for i, n in enumerate(gpu_used):
-            on_it = [str(a.request) for a in held if i in a.gpu_ids]
-            assert n <= UNITS, f"GPU {i} is oversubscribed: {on_it}"
-            assert n + self.gpu_free[i] == UNITS, (
-                f"GPU {i}: {n} units in use by {on_it} and {self.gpu_free[i]} free, not {UNITS}"
-            )
+        for request in sitting:
+            for name, n in request.seats:
+                used[name] += n
+        for kind, sizes in self.sizes.items():
+            for i, size in enumerate(sizes):
+                n, free = gpu_used[kind][i], self.gpus[kind][i]
+                on_it = [str(a.request) for a in held if i in a.gpu_ids and a.request.gpus == kind]
+                assert n <= size, f"{kind} {i} is oversubscribed: {on_it}"
+                assert n + free == size, (
+                    f"{kind} {i}: {n} units in use by {on_it} and {free} free, not {size}"
+                )
         for name, total in self.total.items():
-            on_it = [str(a.request) for a in held if name in a.request.kinds]
+            on_it = [str(r) for r in (*(a.request for a in held), *sitting) if name in r.kinds]
             assert self.free[name] >= 0, f"{name} is oversubscribed: {on_it}"
             assert used[name] + self.free[name] == total, (
                 f"{name}: {used[name]} units in use by {on_it} and {self.free[name]} free, "
                 f"not {total}"
             )
-
-
-def tokens_for(units: int) -> int:
-    """How many whole CPU tokens it takes to hold so many units."""
-    return -(-units // UNITS)
-
-
-class TokenAccount:
-    """The node's part of the ledger of CPU tokens, and what of it is in use.
-
-    Where the fast path's tasks are level with shaped ones, the two sides take turns: a shaped
-    task starts on a *fresh* token, one acquired since, and used tokens go back before others are
-    wanted. A fraction that comes free in a token may be filled again only while a task that
-    started on fresh tokens would keep it here anyway; otherwise a stream of small tasks, each
-    filling the gap of another, would never let a token go.
-
-    Parameters
-    ----------
-    total : int
-        Tokens of the session.
-
-    Attributes
-    ----------
-    held : int
-        Tokens that the node holds.
-    used : int
-        Units of them that tasks have.
-    opened : int
-        Units of those tasks that started on fresh tokens.
-    fresh : int
-        Held tokens that were acquired and have not been used since.
-    want : int
-        How many more are wanted, as the shell has been told.
-    """
-
-    __slots__ = ("fresh", "held", "opened", "total", "used", "want")
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.held = 0
-        self.used = 0
-        self.opened = 0
-        self.fresh = 0
-        self.want = 0
-
-    @property
-    def in_use(self) -> int:
-        """Tokens of which a task has at least a part."""
-        return tokens_for(self.used)
-
-    @property
-    def gap(self) -> int:
-        """Units that may be filled without keeping a token here any longer."""
-        return max(0, tokens_for(self.opened) * UNITS - self.used)
-
-    def fits_turn(self, units: int) -> bool:
-        """Whether a task that takes turns with the fast path may start."""
-        return units <= self.gap + self.fresh * UNITS
-
-    def turn_target(self, units: int) -> int:
-        """Tokens to be held for it to start."""
-        missing = max(0, units - self.gap - self.fresh * UNITS)
-        return min(self.total, self.in_use + self.fresh + tokens_for(missing))
-
-    def take(self, units: int) -> bool:
-        """Give a task so many units; whether it counts as started on fresh tokens."""
-        over = units - self.gap
-        self.used += units
-        if over <= 0:
-            return False
-        self.fresh = max(0, self.fresh - tokens_for(over))
-        self.opened += units
-        return True
-
-    def give(self, units: int, opener: bool, unused: bool = False) -> None:
-        """A task gives so many units back, perhaps without having run on them.
-
-        `opener` is what `take` returned.
-        """
-        before = self.in_use
-        self.used -= units
-        if opener:
-            self.opened -= units
-        if unused:
-            self.fresh += before - self.in_use
-
-    def acquire(self, count: int) -> None:
-        """The shell got tokens for the node."""
-        if count < 0 or self.held + count > self.total:
-            raise ValueError(
-                f"acquired {count} tokens besides the {self.held} held: there are {self.total}"
-            )
-        self.held += count
-        self.fresh += count
-        self.want = max(0, self.want - count)
-
-    def settle(self, target: int, turns: bool) -> tuple[int, int | None]:
-        """Keep what serves to reach `target` tokens, let the rest go, want what is missing.
-
-        Parameters
-        ----------
-        target : int
-            Tokens that must be held for what waits to go on or start; 0 if nothing waits.
-        turns : bool
-            Whether tokens that were given back must go round by the fast path.
-
-        Returns
-        -------
-        release : int
-            Tokens to give back to the ledger.
-        want : int or None
-            How many are wanted now, if that has changed.
-        """
-        in_use = self.in_use
-        usable = in_use + self.fresh if turns else self.held
-        release = self.held - max(in_use, min(usable, target))
-        self.held -= release
-        self.fresh = min(self.fresh, self.held - in_use)
-        want = max(0, target - self.held)
-        changed = want != self.want
-        self.want = want
-        return release, want if changed else None
-
-    def validate(self, used: int) -> None:
-        """Check the books, given the sum of what tasks hold.
-
-        Raises
-        ------
-        AssertionError
-            With the figures.
-        """
-        figures = (
-            f"(tokens: {self.total} in all, {self.held} held, {self.fresh} fresh, {self.want} "
-            f"wanted; units: {self.used} booked, {used} with tasks)"
-        )
-        assert self.used == used, f"CPU units booked and with tasks differ {figures}"
-        assert 0 <= self.in_use <= self.held <= self.total, f"CPU is oversubscribed {figures}"
-        assert 0 <= self.opened <= self.used, f"{self.opened} units opened {figures}"
-        assert 0 <= self.fresh <= self.held - self.in_use, f"fresh tokens are in use {figures}"
-        assert 0 <= self.want <= self.total - self.held, f"wants more than there are {figures}"
-        if not self.want:
-            return
-        assert self.held + self.want > self.in_use, f"wants tokens that it has {figures}"
 
 
 #: Where a queued task stands: not urgent, -depth, number in sequence, task.
@@ -481,16 +459,40 @@ class ShapeQueue:
         Why none of them can ever run.
     dedicated : bool
         Whether each of them wants a process outside the pool.
+    lasting : bool
+        Whether each of them keeps what it is given for as long as it likes: actors and groups.
+    keeps_cpus : bool
+        Of those: CPUs too.
+    group : int
+        The placement group that they are to run in; 0: none.
+    reserves : bool
+        Whether it is no task, but a placement group.
     """
 
-    __slots__ = ("dedicated", "heap", "live", "rejected", "request")
+    __slots__ = (
+        "dedicated", "group", "heap", "keeps_cpus", "lasting", "live", "place", "rejected",
+        "request", "reserves",
+    )  # fmt: skip
 
     def __init__(
-        self, request: ResourceRequest, rejected: str | None, dedicated: bool = False
+        self,
+        request: ResourceRequest,
+        rejected: str | None,
+        dedicated: bool = False,
+        lasting: bool = False,
+        keeps_cpus: bool = False,
+        group: int = 0,
+        reserves: bool = False,
     ) -> None:
         self.request = request
         self.rejected = rejected
         self.dedicated = dedicated
+        self.lasting = lasting
+        self.keeps_cpus = keeps_cpus
+        self.group = group
+        self.reserves = reserves
+        # Whether each counts among those that run without CPUs.
+        self.place = not (request.cpu or request.seats or reserves)
         self.heap: list[Entry] = []
         self.live: dict[int, Entry] = {}  # by task, those that are not crossed out
 

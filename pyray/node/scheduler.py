@@ -22,6 +22,10 @@ suits. Whether there is one is the shell's to find out, so what such tasks lack 
 of the pool, and their workers are no part of its counts. One that is an actor counts as blocked
 for good once it has come up without CPUs to hold: it keeps everything else until it dies.
 
+**Placement groups** stand in line with the tasks, see `pyray.node.reserving`; so do tasks in them,
+which ask for what their group has. There too is what becomes of those that wait for something that
+an actor or a group keeps.
+
 **The fast path** queues for the same CPUs unseen. `FastDemand` describes its queue in one line,
 and it is treated as one more queue: ahead of a shaped task it keeps the CPUs it can use; level
 with it the two take turns, because tokens freed by a shaped task go back before more are wanted.
@@ -39,8 +43,9 @@ from typing import Any
 
 from pyray.node import messages as m
 from pyray.node.audit import audit
+from pyray.node.bundles import Group
 from pyray.node.pool import Pool
-from pyray.node.questions import Questions
+from pyray.node.reserving import Reserving
 from pyray.node.resources import (
     CPU,
     Allocation,
@@ -49,11 +54,10 @@ from pyray.node.resources import (
     ResourceRequest,
     SchedulerConfig,
     ShapeQueue,
-    TokenAccount,
     to_units,
-    tokens_for,
 )
-from pyray.node.task import BLOCKED, GIVEN, QUEUED, RESUMING, RUNNING, STATES, Task
+from pyray.node.task import BLOCKED, GIVEN, QUEUED, RESUMING, RUNNING, STATES, WITH_CPUS, Task
+from pyray.node.tokens import TokenAccount, tokens_for
 
 __all__ = ["Scheduler", "SchedulerConfig"]
 
@@ -66,7 +70,7 @@ _CHAIN_LIMIT = 16
 _HISTORY = 24
 
 
-class Scheduler(Questions):
+class Scheduler(Reserving):
     """Decides what runs, with what, on how many workers.
 
     Parameters
@@ -108,6 +112,10 @@ class Scheduler(Questions):
         self._no_process = False  # none can be started until one ends
         self._demand = m.FastDemand(0)
         self._deferring = False
+        self._groups: dict[int, Group] = {}
+        self._lasting: set[int] = set()  # tasks that keep what they have, and reserved groups
+        self._beyond = None  # what they leave, once worked out: see `_besides_lasting`
+        self._lent = 0  # tokens that they hold, as the shell has been told
 
         self._history: dict[int, deque[str]] = {}
         self._handlers: dict[type, Callable[[Any, list[m.Instruction]], bool]] = {
@@ -115,6 +123,8 @@ class Scheduler(Questions):
             m.TaskSubmitted: self._on_task_submitted,
             m.TaskUrgent: self._on_task_urgent,
             m.TaskCancelled: self._on_task_cancelled,
+            m.GroupRequested: self._on_group_requested,
+            m.GroupRemoved: self._on_group_removed,
             m.Assigned: self._on_assigned,
             m.AssignFailed: self._on_assign_failed,
             m.AssignRefused: self._on_assign_refused,
@@ -143,7 +153,9 @@ class Scheduler(Questions):
         """
         out: list[m.Instruction] = []
         if self._handlers[type(event)](event, out):
-            self._place(out)
+            while self._place(out):
+                pass
+        self._tell_lent(out)
         self._workers.apart = len(self._dedicated) + len(self._asked)
         if self._workers.decide(out, len(self._blocked)):
             out.append(self._standstill())
@@ -154,13 +166,24 @@ class Scheduler(Questions):
 
     def _on_shape_registered(self, event: m.ShapeRegistered, out: list[m.Instruction]) -> bool:
         request = ResourceRequest.from_dict(event.request)
-        rejected = self.why_infeasible(request)
+        if event.group:
+            group = self._groups[event.group]
+            if group.removed:
+                return False  # its tasks will be told
+            rejected = group.why_not(event.bundle, request)
+            request = group.request_in(event.bundle, request)
+        else:
+            rejected = self.why_infeasible(request)
         if event.shape_id in self._shapes:
             known = self._shapes[event.shape_id]
             if (known.request, known.dedicated) != (request, event.dedicated):
                 raise ValueError(f"shape {event.shape_id} is already registered as another one")
         else:
-            self._shapes[event.shape_id] = ShapeQueue(request, rejected, event.dedicated)
+            self._shapes[event.shape_id] = ShapeQueue(
+                request, rejected, event.dedicated, event.lasting, event.keeps_cpus, event.group
+            )
+            if event.group:
+                group.shapes.append(event.shape_id)
         if rejected:
             out.append(m.ShapeRejected(event.shape_id, rejected))
         return False
@@ -169,7 +192,10 @@ class Scheduler(Questions):
         handle = event.task
         if handle in self._tasks:
             raise ValueError(f"task {handle} is already {STATES[self._tasks[handle].state]}")
-        shape = self._shapes[event.shape_id]
+        shape = self._shapes.get(event.shape_id)
+        if shape is None:
+            out.append(m.GroupGone(handle))  # those of groups that have gone are forgotten
+            return False
         if shape.rejected:
             out.append(m.FailTask(handle, shape.rejected))
             return False
@@ -219,16 +245,22 @@ class Scheduler(Questions):
         task.worker = event.worker
         self._on_worker[event.worker] = event.task
         self._note(event.task, "assigned to a worker")
+        if self._is_gone(task):
+            out.append(m.EndWorker(event.worker, event.task))
         return False
 
     def _on_assign_failed(self, event: m.AssignFailed, out: list[m.Instruction]) -> bool:
         task = self._tasks.get(event.task)
         if task is None or task.state != GIVEN:
             raise ValueError(f"task {event.task} was not to be assigned")
-        self._give_back(task)
-        task.state = QUEUED
-        self._enqueue(task)
-        self._note(event.task, "found no idle worker")
+        if self._is_gone(task):
+            self._forget(event.task, task)
+            out.append(m.GroupGone(event.task))
+        else:
+            self._give_back(task)
+            task.state = QUEUED
+            self._enqueue(task)
+            self._note(event.task, "found no idle worker")
         if task.shape.dedicated:
             self._asked.discard(event.task)
             self._no_process = True
@@ -339,8 +371,14 @@ class Scheduler(Questions):
 
     # ----------------------------------------------------------------------- placing
 
-    def _place(self, out: list[m.Instruction]) -> None:
-        """Resume and start whatever can be, in order; then settle how many tokens to hold."""
+    def _place(self, out: list[m.Instruction]) -> bool:
+        """Resume and start whatever can be, in order; then settle how many tokens to hold.
+
+        Returns
+        -------
+        bool
+            True after a group was reserved: there is more to give now, so it is to be called again.
+        """
         closed: set[str] = set()  # kinds that something ahead is short of
         target = self._resume(closed, out)
         turns = False  # whether the fast path is level with what waits for CPUs
@@ -351,21 +389,25 @@ class Scheduler(Questions):
         while heads:
             entry = heads[0]
             task = self._tasks[entry[3]]
-            request = task.shape.request
+            shape, request = task.shape, task.shape.request
             lacking = closed.intersection(request.kinds)
             lacking.update(view.short_of(request))
-            if not request.cpu and self._places_used >= self._places:
+            if shape.place and self._places_used >= self._places:
                 lacking.add(_PLACE)
-            if task.shape.dedicated and self._no_process:
+            if shape.dedicated and self._no_process:
                 lacking.add(_PROCESS)
+            goal, level = target, turns
             if not lacking and request.cpu:
                 fits, goal, level = self._admit(entry, request.cpu)
                 if not fits:
                     lacking.add(CPU)
-                    target, turns = goal, level
-                    self._deferring = not goal
+            elif not lacking:
+                lacking.update(self._pool.short_of_seats(request))
             if not lacking:
-                if not (task.shape.dedicated or self._workers.may_assign):
+                if shape.reserves:
+                    self._reserve(task, view, out)
+                    return True
+                if not (shape.dedicated or self._workers.may_assign):
                     if request.cpu:  # it has all but a worker; nothing may overtake it
                         target = tokens_for(self._cpu.used + request.cpu)
                     break
@@ -376,6 +418,11 @@ class Scheduler(Questions):
                     heappop(heads)
                 continue
             heappop(heads)
+            if self._waits_for_lasting(request):
+                continue
+            if CPU in lacking - closed:
+                target, turns = goal, level
+                self._deferring = not goal
             closed |= lacking
             if not lacking.issuperset(request.kinds - {CPU}):
                 if view is self._pool:
@@ -386,19 +433,25 @@ class Scheduler(Questions):
             out.append(m.ReleaseTokens(release))
         if want is not None:
             out.append(m.WantTokens(want))
+        return False
 
     def _resume(self, closed: set[str], out: list[m.Instruction]) -> int:
         """Let blocked tasks go on; the tokens to be held for those that can't yet."""
         waiting = 0
         for handle in sorted(self._resuming, key=lambda h: self._tasks[h].entry):
             task = self._tasks[handle]
-            cpu = task.shape.request.cpu
-            kind = CPU if cpu else _PLACE
+            request = task.shape.request
+            cpu = request.cpu
+            kinds = {name for name, _ in request.seats} or {CPU if cpu else _PLACE}
             if cpu:
                 fits = tokens_for(self._cpu.used + cpu) <= self._cpu.held
+            elif request.seats:
+                fits = not self._pool.short_of_seats(request)
             else:
                 fits = self._places_used < self._places
-            if fits and kind not in closed:
+            fits = fits and closed.isdisjoint(kinds)
+            if fits or self._cpus_are_gone(request):
+                task.bare = not fits
                 self._take_cpu(task)
                 self._resuming.remove(handle)
                 task.state = RUNNING
@@ -406,7 +459,7 @@ class Scheduler(Questions):
                 assert task.worker is not None
                 out.append(m.ResumeWorker(task.worker))
             else:
-                closed.add(kind)
+                closed |= kinds
                 waiting += cpu
         if not waiting:
             return 0
@@ -438,44 +491,35 @@ class Scheduler(Questions):
     def _assign(self, task: Task, view: ResourcePool, out: list[m.Instruction]) -> None:
         """Start the first task of its shape's queue, with what is free in `view`."""
         request, handle = task.shape.request, task.entry[3]
-        gpu_ids = view.take(request)
+        gpus = view.take(request)
         if view is not self._pool:
-            self._pool.take_exactly(request, gpu_ids)
+            self._pool.take_exactly(request, gpus)
         self._dequeue(task)
         task.state = GIVEN
-        task.allocation = Allocation(request, gpu_ids)
+        task.allocation = Allocation(request, gpus)
         self._take_cpu(task)
+        if task.shape.lasting:
+            self._lasting.add(handle)
         dedicated = task.shape.dedicated
         if dedicated:
             self._asked.add(handle)
         else:
             self._workers.assigning()
-        self._note(handle, f"given out with {request}, GPUs {gpu_ids}")
-        out.append(m.Assign(handle, gpu_ids, task.allocation, dedicated))
+        self._note(handle, f"given out with {request}, GPUs {gpus}")
+        out.append(m.Assign(handle, task.allocation.gpu_ids, task.allocation, dedicated))
 
     # ------------------------------------------------------------------------- books
-
-    def _take_cpu(self, task: Task) -> None:
-        if cpu := task.shape.request.cpu:
-            task.opener = self._cpu.take(cpu)
-        else:
-            self._places_used += 1
-            self._places_apart += task.shape.dedicated
-
-    def _give_back_cpu(self, task: Task) -> None:
-        if cpu := task.shape.request.cpu:
-            self._cpu.give(cpu, task.opener, unused=task.state == GIVEN)
-        else:
-            self._places_used -= 1
-            self._places_apart -= task.shape.dedicated
 
     def _give_back(self, task: Task) -> None:
         """Take back everything that a task was given and still has."""
         assert task.allocation is not None
-        if task.state in (GIVEN, RUNNING):
+        if task.state in WITH_CPUS:
             self._give_back_cpu(task)
         self._pool.give(task.allocation)
         task.allocation = None
+        if task.shape.lasting:
+            self._lasting.discard(task.entry[3])
+            self._beyond = None
 
     def _wait(self, handle: int, task: Task, state: int) -> None:
         """Put a task without CPUs among the blocked, or among those that wait to go on."""
@@ -500,6 +544,8 @@ class Scheduler(Questions):
             del self._on_worker[task.worker]
         del self._tasks[handle]
         self._history.pop(handle, None)
+        if self._is_gone(task):
+            self._release_if_left(self._groups[task.shape.group])
 
     def _enqueue(self, task: Task) -> bool:
         """Queue a task; whether it is now the first of its shape."""

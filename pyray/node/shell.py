@@ -28,8 +28,10 @@ from pyray.node import messages as m
 from pyray.node.actors import Actors
 from pyray.node.cancels import Cancels
 from pyray.node.dedicated import Dedicated
+from pyray.node.groups import Groups
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
+from pyray.node.state import Remembered, names_of, tell_of_actor, tell_of_worker
 from pyray.node.workers import (
     PROC_ALIVE,
     SHAPED_ACTOR,
@@ -43,7 +45,9 @@ from pyray.node.workers import (
     Worker,
     children,
     fork_worker,
+    seize,
 )
+from pyray.placement import Place
 
 TICK_SECONDS = 1.0
 # How often the node looks at the fast path while that and tasks of other shapes take turns.
@@ -99,7 +103,9 @@ class Shell:
         self.by_fd: dict[int, Callable[[int], None]] = {}
         self.queue: deque[m.Event] = deque()
         self.shapes: dict[Any, int] = {}
-        self.kinds: dict[int, tuple[bool, str | None]] = {}  # shape -> (exclusive, environment)
+        self.shape_numbers = 0
+        # Of each shape: exclusive, environment, and the placement group as the worker is told it.
+        self.kinds: dict[int, tuple[bool, str | None, str]] = {}
         self.standstill: m.CapReached | None = None  # one that something may still end
         self.shaped: dict[int, int] = {}  # task that the scheduler knows -> its shape
         self.gpu_names: list[str] = []
@@ -137,7 +143,10 @@ class Shell:
         size = self.config["num_cpus"]
         self.dedicated = Dedicated(self.workers, limit, size, self._fork, self._task_ended)
         self.actors = Actors(self.config["namespace"], self._place_actor, self._forget)
+        self.past = Remembered()
+        self.actors.on_forget = self.past.actor_forgotten
         self.cancels = Cancels(self.workers, self.name_of, self._forget)
+        self.groups = Groups(self.scheduler, self.feed, self._forget_shapes, self.config)
         import multiprocessing
 
         import cloudpickle  # noqa: F401  (workers start with it)
@@ -187,6 +196,7 @@ class Shell:
             or self.standstill is not None
             or recovery.pending()
             or bool(self.shaped)
+            or bool(self.groups.pending)
             or store.duties()
             or tasks.holding()
         )
@@ -326,30 +336,86 @@ class Shell:
                 return protocol.reply(number, False, SessionError(f"{type(error)}: {error}"))
 
     def call_shape(
-        self, request: dict[str, float], exclusive: bool = False, env: str | None = None
+        self,
+        request: dict[str, float],
+        exclusive: bool = False,
+        env: str | None = None,
+        place: Place | None = None,
+        keeps_cpus: bool = False,
     ) -> tuple[int | None, str | None]:
         """Number of a shape of resources, or why it can never be met.
 
-        `exclusive` tasks have a process of their own each; those with an environment share one with
-        others of the same.
+        `exclusive` tasks have a process of their own each, and keep what they are given; those with
+        an environment share one with others of the same.
         """
         amounts = frozenset((k, float(v)) for k, v in request.items() if v or k == "CPU")
-        key = (amounts, exclusive, env)
+        key = (amounts, exclusive, env, place, keeps_cpus)
         found = self.shapes.get(key)
         if found is not None:
             return found, None
-        reason = self.scheduler.why_infeasible(request)
+        record = None
+        if place is None:
+            reason = self.scheduler.why_infeasible(request)
+        else:
+            record, reason = self.groups.find(place, request)
         if reason is not None:
             return None, reason
-        if key == (frozenset({("CPU", 1.0)}), False, None):
+        if key == (frozenset({("CPU", 1.0)}), False, None, None, False):
             return 0, None  # the shape that workers run without the node
-        number = len(self.shapes) + 1
-        if number > 65535:
-            return None, "is one shape too many: a session knows at most 65,535"
-        self.shapes[key] = number
-        self.kinds[number] = (exclusive, env)
-        self.feed(m.ShapeRegistered(number, request, exclusive or env is not None))
+        self.shape_numbers += 1
+        if not self.shape_numbers & 0xFFFF:
+            self.shape_numbers += 1  # what has none of the lower half is no shape
+        number = self.shape_numbers
+        if number >= 1 << 31:
+            return None, "is one shape too many: a session knows at most two thousand million"
+        if place is None or self.groups.add_shape(record, number):
+            group = ""
+            if record is not None and place is not None:
+                group = f"{record.number}{'+' if place.captures else ''}"
+            self.shapes[key] = number
+            self.kinds[number] = (exclusive, env, group)
+            self.feed(
+                m.ShapeRegistered(
+                    number,
+                    request,
+                    exclusive or env is not None,
+                    exclusive,
+                    keeps_cpus,
+                    record.number if record else 0,
+                    place.bundle if place else -1,
+                )
+            )
         return number, None
+
+    def _forget_shapes(self, numbers: set[int]) -> None:
+        """Their placement group has been removed: who asks gets others, whose tasks fail."""
+        self.shapes = {key: n for key, n in self.shapes.items() if n not in numbers}
+        for number in numbers:
+            self.kinds.pop(number, None)
+
+    def call_create_group(self, spec: dict[str, Any]) -> None:
+        """Make a placement group."""
+        self.groups.create(spec)
+
+    def call_group_ready(self, id: str, slot: int) -> store.ObjectID:
+        """An object that is sealed when a placement group is reserved."""
+        return self.groups.ready(id, slot)
+
+    def call_remove_group(self, id: str) -> None:
+        """Remove a placement group."""
+        self.groups.remove(id)
+
+    def call_group_table(self, id: str | None) -> list[dict[str, Any]]:
+        """Placement groups."""
+        return self.groups.table(id)
+
+    def call_named_group(self, name: str) -> dict[str, Any] | None:
+        """The placement group of this name."""
+        return self.groups.named(name)
+
+    def call_numbered_group(self, number: int) -> dict[str, Any]:
+        """The placement group of this number."""
+        return self.groups.numbered(number)
 
     def call_create_actor(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Make an actor; what its handle consists of."""
@@ -423,6 +489,17 @@ class Shell:
             )
         return out
 
+    def call_state(self, what: str) -> Any:
+        """Workers, actors, their names, or shapes: for those who list what there is."""
+        if what == "workers":
+            return [*self.past.workers, *(tell_of_worker(w) for w in self.workers.values())]
+        if what == "actors":
+            self.look()
+            return [tell_of_actor(actor) for actor in self.actors.all.values()]
+        if what == "names":
+            return names_of(self.actors, self.past)
+        return {number: dict(key[0]) for key, number in self.shapes.items()}
+
     def call_task_name(self, task: int) -> str:
         """What a task runs."""
         return self.name_of(task)
@@ -456,7 +533,13 @@ class Shell:
             return f"{name} is queued: {why or 'for resources'}"
         if control.task_target(task)[0]:
             return f"{name} waits for its turn at the actor"
-        return f"{name} is queued for a CPU"
+        lent, size = self.scheduler.lent_tokens, self.config["num_cpus"]
+        held = f", and actors and placement groups hold {lent} of {size}" if lent else ""
+        return f"{name} is queued for a CPU{held}"
+
+    def call_explain_ref(self, ref: store.ObjectID) -> str:
+        """The same for an object that no task makes."""
+        return self.groups.explain(ref)
 
     def _send(self, data: bytes) -> None:
         self.outbox.append(data)
@@ -499,7 +582,7 @@ class Shell:
     def look(self) -> None:
         """Find out what has changed in shared memory and tell the scheduler."""
         news = control.new_shaped_tasks()
-        if news or self.shaped:
+        if news or self.shaped or self.groups.pending:
             # First, since what follows is decided by it.
             ready, depth = control.fast_queue()
             running = control.token_counts()[2]
@@ -646,6 +729,14 @@ class Shell:
                 self._fail(i.task, i.reason)
             case m.Dropped():
                 self.shaped.pop(i.task, None)
+            case m.GroupReserved():
+                self.groups.reserved(i.group)
+            case m.GroupGone():
+                self._group_gone(i.task)
+            case m.EndWorker():
+                self._end_worker(i.worker, i.task)
+            case m.TokensLent():
+                control.lend_tokens(i.count)
             case m.CapReached():
                 self._refuse(i)
             case m.PoolBroken():
@@ -658,10 +749,10 @@ class Shell:
 
     def _assign(self, i: m.Assign) -> None:
         gpus = ",".join(self.gpu_names[g] for g in i.gpu_ids)
-        cpus = from_units(i.allocation.request.cpu)
-        lease = f"{gpus};{cpus:g}"
+        cpus = from_units(i.allocation.request.cpus)
+        exclusive, env, group = self.kinds[self.shaped[i.task]]
+        lease = f"{gpus};{cpus:g};{group}"
         if i.dedicated:
-            exclusive, env = self.kinds[self.shaped[i.task]]
             answer = self.dedicated.assign(i.task, lease, exclusive, env)
             if isinstance(answer, m.Assigned):
                 self.actors.placed(i.task, answer.worker, self.workers[answer.worker].pid)
@@ -683,6 +774,32 @@ class Shell:
         worker.task = i.task
         worker.state = SHAPED_RUNS
         self.queue.append(m.Assigned(i.task, slot))
+
+    def _group_gone(self, task: int) -> None:
+        """A task was to run in a placement group that has been removed."""
+        view = control.task_view(task)
+        shape = self.shaped.pop(task, 0) if view is None else view[3]
+        self.shaped.pop(task, None)
+        actor = self.actors.by_task.get(task)
+        if actor is not None:
+            self.actors.end_with_group(actor, self.groups.label_of(shape))
+        elif view is not None:
+            control.fail_queued(task, self.groups.error_of(shape, self.name_of(task)))
+
+    def _end_worker(self, slot: int, task: int) -> None:
+        """End a worker that runs a task in a placement group that has been removed."""
+        worker, view = self.workers.get(slot), control.task_view(task)
+        actor = self.actors.by_slot.get(slot)
+        if worker is None or view is None:
+            return
+        if actor is not None:
+            self.actors.end_with_group(actor, self.groups.label_of(view[3]))
+            return
+        if control.fail_queued(task, self.groups.error_of(view[3], self.name_of(task))):
+            return  # it was not there yet, and will find nothing to do
+        if seize(worker, lambda: control.has_claimed(slot, task)):
+            worker.forced = cancelling.ids_of(task)
+            os.kill(worker.pid, signal.SIGKILL)
 
     def _about_to_park(self) -> bool:
         """Whether some worker looks for work at this moment: it gives up after some 50 us."""
@@ -770,9 +887,11 @@ class Shell:
         # Now: what follows may fork another actor into this slot.
         actor = self.actors.leave(slot)
         lost = None if actor is not None else control.lost_task(slot)
+        ended = cancelling.ids_of(lost[0]) if lost else []
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
+        self.past.worker_ended(worker, what, code)
         owner = OwnerDiedError(
             f"the worker that submitted this task (pid={worker.pid}) {what} before the task started"
         )
@@ -792,6 +911,7 @@ class Shell:
                 self.shaped[worker.task] = shape
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
                 actor = None
+        self.groups.creator_ended(slot if actor else -1, ended)
         said = None if actor is None else self.actors.process_ended(actor, slot, code)
         if said is not None:
             name, line = said
@@ -801,7 +921,9 @@ class Shell:
         if lost is not None:
             task, started = lost
             view = control.task_view(task)
-            if view is not None:
+            if view is not None and self.groups.removed(view[3]):
+                control.fail(task, self.groups.error_of(view[3], self.name_of(task)))
+            elif view is not None:
                 self.crash = (worker.pid, what, signal_name, exit_code)
                 self.forced = worker.forced is not None
                 self.feed(m.TaskLost(task, started, view[1], view[2]))

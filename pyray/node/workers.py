@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkContext
@@ -13,6 +15,8 @@ from pyray import protocol
 from pyray._core import control
 
 LINE_CAP = 1 << 16
+# A process that does not stop within this is in the kernel for long, and cannot get away.
+STOP_SECONDS = 0.25
 # As in _core/layout.h.
 SHAPED_NONE, SHAPED_RUNS, SHAPED_BLOCKED, SHAPED_WANTS, SHAPED_ACTOR = range(5)
 PROC_ALIVE = 2
@@ -87,6 +91,8 @@ class Worker:
     ----------
     slot, pid, pidfd : int
         Its number in the session, its process ID, and a descriptor that is readable once it ended.
+    started : float
+        When it was forked, in seconds since the epoch.
     pipes : list of Pipe
         What it prints.
     link : socket.socket
@@ -129,6 +135,7 @@ class Worker:
         self.idle_since = 0.0
         self.process = process
         self.pid: int = process.pid
+        self.started = time.time()
         self.pidfd = os.pidfd_open(process.pid)
         self.pipes = pipes
         self.link = link
@@ -224,6 +231,31 @@ def _run(
     from pyray.worker.main import main
 
     main(slot, out, err, link, config, parent)
+
+
+def seize(worker: Worker, runs: Callable[[], bool]) -> bool:
+    """Stop a process in order to kill it; False, and it goes on, if it does not run the task.
+
+    Stopped, because it might be through with the task, and at another, before it is hit.
+
+    Parameters
+    ----------
+    worker : Worker
+    runs : callable
+        Whether it runs the task; called while it is stopped.
+    """
+    try:
+        os.kill(worker.pid, signal.SIGSTOP)
+    except ProcessLookupError:
+        return False
+    how = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    deadline = time.monotonic() + STOP_SECONDS
+    while os.waitid(os.P_PIDFD, worker.pidfd, how) is None and time.monotonic() < deadline:
+        time.sleep(0.00005)
+    if runs():
+        return True
+    os.kill(worker.pid, signal.SIGCONT)
+    return False
 
 
 def children(pid: int) -> list[int]:

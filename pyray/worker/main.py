@@ -231,12 +231,14 @@ def before_shaped_task(lease: str) -> None:
     Parameters
     ----------
     lease : str
-        GPU ids as CUDA_VISIBLE_DEVICES wants them, a semicolon, and the number of CPUs: how many
-        threads numerical libraries may use.
+        Separated by semicolons: GPU ids as CUDA_VISIBLE_DEVICES wants them; the number of CPUs,
+        which is how many threads numerical libraries may use; and the number of the placement group
+        that it is in, if any, with a plus if that captures what is submitted here.
     """
     from pyray import session
 
-    gpus, _, cpus = lease.partition(";")
+    gpus, cpus, group = lease.split(";")
+    tasks.set_group(int(group.rstrip("+") or 0), group.endswith("+"))
     if session.require().config["num_gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     _limit_threads(os.environ, max(1, int(float(cpus))), override=True)
