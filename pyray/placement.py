@@ -325,16 +325,26 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
     ('mine', {0: {'CPU': 1}})
     >>> ray.util.remove_placement_group(group)
     """
-    current = session.require() if placement_group is None else _session_of(placement_group)
-    id = None if placement_group is None else placement_group.id.hex()
-    found = list(_local.values()) if current.local_mode else current.call("group_table", id)
-    node = identity.node_id()
-    tables = {told["id"]: _table(told, node) for told in found}
-    return tables if id is None else tables.get(id, {})
+    if placement_group is None:
+        return {told["id"]: table_of(told) for told in told_of_groups()}
+    _session_of(placement_group)
+    id = placement_group.id.hex()
+    tables = [table_of(told) for told in told_of_groups(id) if told["id"] == id]
+    return tables[0] if tables else {}
 
 
-def _table(told: dict[str, Any], node: str) -> dict[str, Any]:
-    created = told["state"] == "CREATED"
+def told_of_groups(id: str | None = None) -> list[dict[str, Any]]:
+    """What the node tells of a placement group, or of all: see `pyray.node.groups.Record.told`."""
+    current = session.require()
+    if current.local_mode:
+        return [told for told in _local.values() if told["epoch"] == shm.epoch()]
+    found: list[dict[str, Any]] = current.call("group_table", id)
+    return found
+
+
+def table_of(told: dict[str, Any]) -> dict[str, Any]:
+    """The same with Ray's keys."""
+    created, node = told["state"] == "CREATED", identity.node_id()
     latency = told["waited"] * 1000
     return {
         "placement_group_id": told["id"],

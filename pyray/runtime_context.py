@@ -177,7 +177,8 @@ class RuntimeContext:
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """Whether what is submitted here goes into the same placement group."""
+        """Whether what is submitted here goes into the same placement group, if it says nothing
+        else."""
         session.require()
         return tasks.captor() != 0
 
@@ -206,7 +207,7 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """ "local": there is no cluster whose address it could be."""
+        """The word local: there is no cluster whose address it could be."""
         return "local"
 
     # ---- cancelling ------------------------------------------------------------------------

@@ -926,3 +926,62 @@ def changed(a, pid):
     except exceptions.ActorUnavailableError:
         return None
     return now if now != pid else None
+
+
+@pytest.mark.slow
+@pytest.mark.seconds(300)
+@pytest.mark.parametrize("threads", [None, 3])
+def test_storm_of_callers(ray, threads):
+    """Callers come and go, killed at any moment, in slots that others had before: what they sent
+    until then arrives in order, with no gap, and what lives is answered."""
+
+    @ray.remote(max_concurrency=threads)
+    class Log:
+        def __init__(self):
+            self.lock = threading.Lock()
+            self.last = {}
+            self.wrong = []
+
+        def note(self, who, i, payload):
+            with self.lock:
+                if threads is None and self.last.get(who, -1) != i - 1:
+                    self.wrong.append((who, i, self.last.get(who)))
+                self.last[who] = i
+            return i
+
+        def get(self):
+            return self.last, self.wrong
+
+    @ray.remote(max_calls=2, max_retries=0, num_cpus=0)
+    def send(actors, who, n):
+        for i in range(n):
+            for a in actors:
+                ref = a.note.remote(who, i, b"x" * (i % 200))
+        return ray.get(ref)
+
+    actors = [Log.remote() for _ in range(3)]
+    end = time.monotonic() + 40
+    who = killed = 0
+    while time.monotonic() < end:
+        refs = {}
+        for n in (10, 300, 4000, 9000, 300, 20_000):
+            refs[send.remote(actors, who, n)] = n
+            who += 1
+        time.sleep(0.03 * (who % 11))
+        for worker in session.require().call("workers"):
+            if worker["task"] and "send" in worker["task"] and worker["pid"] % 3 == 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker["pid"], signal.SIGKILL)
+                    killed += 1
+        for ref, n in refs.items():
+            try:
+                assert ray.get(ref, timeout=60) == n - 1
+            except exceptions.WorkerCrashedError:
+                pass
+        if who % 30 == 0:
+            assert ray.get(actors[who % 3].note.remote("driver", who // 30 - 1, b"")) >= 0
+    assert killed > 5
+    for k, a in enumerate(actors):
+        last, wrong = ray.get(a.get.remote())
+        assert not [w for w in wrong if w[0] != "driver"], (k, wrong[:5])
+        assert len(last) >= who // 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import random
 import signal
+import time
 
 import fault_helpers
 import helpers
@@ -137,7 +140,8 @@ def test_a_group_that_cannot_be_yet_waits_and_its_tasks_too(ray):
     assert ray.wait([ref, second.ready()], timeout=0.1) == ([], [ref, second.ready()])
     explain = pyray.session.current().call
     assert explain("explain_ref", second.ready()) == (
-        f"placement group {second.id.hex()} is not reserved: asks for CPU 1; free now: CPU 0.5"
+        f"placement group {second.id.hex()} is not reserved: asks for CPU 1; free now: CPU 0.5; "
+        "actors and placement groups keep the rest"
     )
     remove_placement_group(first)
     assert ray.get(ref, timeout=10) == second.id.hex()
@@ -447,6 +451,73 @@ def test_a_group_ends_with_the_task_that_dies_of_it(ray, tally):
     # It outlives a process that ends by itself.
     helpers.wait_until(lambda: free() == 1.5)
     assert group.wait(10)
+
+
+@pytest.mark.slow
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_storm_leaves_everything_whole(seed):
+    """Groups come and go while tasks and actors run, wait, are killed and are cancelled in them."""
+    pyray.init(num_cpus=2, num_gpus=2, resources={"camera": 2}, log_to_driver=False)
+    chance = random.Random(seed)
+    kinds = [
+        [{"CPU": 1}],
+        [{"CPU": 0.5}, {"CPU": 0.5}],
+        [{"CPU": 0.5, "GPU": 0.5}],
+        [{"GPU": 1}, {"CPU": 0.5}],
+        [{"CPU": 1, "camera": 1}],
+        [{"CPU": 2}],
+    ]
+
+    @pyray.remote(max_retries=0)
+    def work(seconds, depth):
+        time.sleep(seconds)
+        if depth:
+            pyray.get(work.options(num_cpus=0.25).remote(0, depth - 1))
+
+    groups, refs, actors = [], [], []
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        what = chance.random()
+        if what < 0.12 and len(groups) < 6:
+            groups.append(placement_group(chance.choice(kinds)))
+        elif what < 0.2 and groups:
+            group = groups.pop(chance.randrange(len(groups)))
+            remove_placement_group(group)
+            groups = ([group] if chance.random() < 0.3 else []) + groups[-6:]
+        elif what < 0.75:
+            how = {"num_cpus": chance.choice([0, 0.5, 1])}
+            if groups and chance.random() < 0.7:
+                group = chance.choice(groups)
+                index = chance.choice([-1, *range(group.bundle_count)])
+                bundle = group.bundle_specs[max(0, index)]
+                how["num_cpus"] = bundle.get("CPU", 0) * chance.choice([0, 0.5, 1])
+                how["num_gpus"] = bundle.get("GPU", 0) * chance.choice([0, 1])
+                how |= into(group, index)
+            if chance.random() < 0.25 and len(actors) < 8:
+                actors.append(Keeper.options(**how, max_restarts=chance.choice([0, 1])).remote())
+                refs.append(actors[-1].here.remote())
+            else:
+                seconds, depth = chance.choice([0, 0, 0.01, 0.05]), chance.choice([0, 0, 2])
+                refs.append(work.options(**how).remote(seconds, depth))
+        elif what < 0.85 and actors:
+            refs.append(chance.choice(actors).pid.remote())
+        elif what < 0.87 and actors:
+            pyray.kill(actors.pop())
+        elif what < 0.88 and actors:
+            actors.pop(0)
+        elif what < 0.91 and refs:
+            with contextlib.suppress(ValueError):  # by force, and an actor's
+                pyray.cancel(chance.choice(refs), force=chance.random() < 0.3)
+        elif refs:
+            _, refs = pyray.wait(refs, num_returns=min(len(refs), 3), timeout=0.05)
+    for group in groups:
+        remove_placement_group(group)
+    actors.clear()
+    assert pyray.wait(refs, num_returns=len(refs), timeout=40)[1] == []
+    refs.clear()
+    call = pyray.session.current().call
+    helpers.wait_until(lambda: len(set(map(str, call("resources")))) == 1, what="all free")
 
 
 # ---- what may be asked -------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from helpers import Gate, wait_until
 import pyray
 from pyray import exceptions
 from pyray.util import list_named_actors, state
-from pyray.util.placement_group import placement_group
 from pyray.util.state import (
     get_actor,
     get_job,
@@ -311,12 +310,12 @@ def test_bad_arguments(ray1):
 
 
 def test_bad_ids(ray1):
-    for function in (get_task, get_actor, get_objects, get_worker, get_node, get_job):
+    one = (get_task, get_actor, get_objects, get_worker, get_node, get_job, get_placement_group)
+    for function in one:
         with pytest.raises(TypeError, match="hexadecimal"):
             function(None)
         assert not function("no such thing")
     assert get_object("00") is None
-    assert get_placement_group("00") is None
 
 
 def test_arguments_of_rays_without_effect(ray1):
@@ -676,17 +675,43 @@ def test_nodes_and_jobs(ray):
     assert get_job(job.job_id) == job
 
 
-def test_groups(ray):
+def test_placement_groups(ray):
     assert list_placement_groups() == []
-    group = placement_group([{"CPU": 1}], name="mine")
-    ray.get(group.ready())
-    (found,) = list_placement_groups()
-    assert get_placement_group(group.id.hex()) == found
-    assert (found.name, found.state) == ("mine", "CREATED")
-    (bundle,) = found.bundles
-    assert bundle["unit_resources"] == {"CPU": 1}
-    assert bundle["node_id"] == list_nodes()[0].node_id
-    assert list_placement_groups(filters=[("state", "=", "pending")]) == []
+    util = pyray.util
+    group = util.placement_group([{"CPU": 1}], name="mine", lifetime="detached")
+    waits = util.placement_group([{"CPU": 2}])
+    assert group.wait(10)
+
+    @ray.remote
+    def where():
+        context = ray.get_runtime_context()
+        captures = context.should_capture_child_tasks_in_placement_group
+        return context.get_placement_group_id(), captures
+
+    @ray.remote
+    class Inside:
+        def where(self):
+            return ray.get(where.remote())
+
+    strategy = util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    id = group.id.hex()
+    ref = where.options(scheduling_strategy=strategy(group)).remote()
+    assert ray.get(ref) == (id, False)
+    actor = Inside.options(scheduling_strategy=strategy(group, 0, True)).remote()
+    assert ray.get(actor.where.remote()) == (id, True)
+    assert ray.get_runtime_context().get_placement_group_id() is None
+    assert not ray.get_runtime_context().should_capture_child_tasks_in_placement_group
+    assert get_actor(actor._actor_id).placement_group_id == id
+    queued = where.options(scheduling_strategy=strategy(waits)).remote()
+    task = wait_until(lambda: get_task(queued.task_id().hex()))
+    assert (task.placement_group_id, task.state) == (waits.id.hex(), "PENDING_NODE_ASSIGNMENT")
+    first, second = list_placement_groups()
+    assert (first.placement_group_id, first.name, first.is_detached) == (id, "mine", True)
+    assert (first.state, second.state) == ("CREATED", "PENDING")
+    assert first.bundles[0]["unit_resources"] == {"CPU": 1.0}
+    assert get_placement_group(waits.id.hex()).bundles == second.bundles
+    util.remove_placement_group(group)
+    assert get_placement_group(id).state == "REMOVED"
 
 
 # ---- figures -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport actor_status
 from pyray._core.objects cimport alive, sealed
-from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, stop_of
+from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, shape_of, stop_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport PACKED_BYTES, check_session
 from pyray._core.tasks cimport TaskContext, here
@@ -60,7 +60,7 @@ def calling_task():
         return None
     task_digest(t.parent_id, t.counter, out)
     return ((<const char *>out)[:20], attempt_of(s), bool(stop_of(t, me.handle)),
-            t.shape, t.actor, bool(t.flags & TASK_F_CREATES))
+            shape_of(t), t.actor, bool(t.flags & TASK_F_CREATES))
 
 
 def chunks():
@@ -158,7 +158,7 @@ cdef list tasks_of(uint32_t chunk):
         found.append((
             (<const char *>out)[:20], (<const char *>t.parent_id)[:20], attempt_of(t.state), status,
             p if taken else None, started, t.actor, bool(t.flags & TASK_F_CREATES), t.func,
-            t.shape))
+            shape_of(&t)))
     return found
 
 

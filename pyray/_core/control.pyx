@@ -13,7 +13,9 @@ from pyray._core.events cimport note_for, outcome_of
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, enqueue, notify_all, returns_of, sealed
 from pyray._core.queues cimport node_queue_pop, queue_length, queue_visible_slow
-from pyray._core.records cimport attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of
+from pyray._core.records cimport (
+    attempt_bits, attempt_of, gen_in, gen_of, plausible, shape_of, stop_of,
+)
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.running cimport finish, store_error_at
 from pyray._core.streams cimport settle_stream
@@ -100,11 +102,6 @@ def take_spawn_request():
 def look_again():
     """After a worker has come up, died, or been given something: make sure that work is seen."""
     rescue(C)
-
-
-cdef inline uint32_t shape_of(pr_task *t) noexcept nogil:
-    """Number of a task's shape; of an actor's call 0."""
-    return t.shape | <uint32_t>t.group << 16 if t.shape else 0
 
 
 def new_shaped_tasks():

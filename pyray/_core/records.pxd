@@ -33,6 +33,10 @@ cdef inline uint32_t stop_of(pr_task *t, uint64_t handle) noexcept nogil:
     cdef uint32_t v = at_load16(&t.stop)
     return v if v & PR_STOP and not (v ^ gen_in(handle)) & PR_STOP_GEN else 0
 
+cdef inline uint32_t shape_of(pr_task *t) noexcept nogil:
+    """Number of a task's shape; of an actor's call 0."""
+    return t.shape | <uint32_t>t.group << 16 if t.shape else 0
+
 cdef inline bint plausible(Ctx *c, uint64_t handle) noexcept nogil:
     """Whether a number read from a hint can be a record's handle at all."""
     cdef uint64_t slot = <uint32_t>handle

@@ -45,7 +45,10 @@ def audit(s: Any) -> None:
     assert set(states[RESERVED]) <= {-number for number in s._groups}, "unknown groups are reserved"
     for shape in (*s._shapes.values(), *groups):
         shape.validate()
-        assert (shape in s._active) == bool(shape), f"wrongly (in)active: {shape.request}"
+        where = (shape in s._active) + (shape in s._parked)
+        assert where == bool(shape), f"wrongly (in)active: {shape.request}"
+        if shape in s._parked:
+            assert s._waits_for_lasting(shape.request), f"wrongly set aside: {shape.request}"
     assert s._queued == sum(map(len, s._shapes.values())) + sum(map(len, groups)), "unknown tasks"
     running = [t for t in s._tasks.values() if t.state in WITH_CPUS and not t.bare]
     s._cpu.validate(sum(task.shape.request.cpu for task in running))
@@ -60,13 +63,11 @@ def audit(s: Any) -> None:
     s._pool.validate(held, (task.shape.request for task in running))
     for group in s._groups.values():
         _audit_group(s, group)
-    known, s._beyond = s._beyond, None
-    if known is not None:
-        beyond = s._besides_lasting()
-        assert known[1] == beyond[1], f"CPUs held for good: {known[1]}, not {beyond[1]}"
-        assert known[0].free == beyond[0].free, "what is held for good has not been followed"
-        assert known[0].gpus == beyond[0].gpus, "GPUs held for good have not been followed"
-    s._beyond = known
+    known, s._beyond = s._besides_lasting(), None
+    beyond = s._besides_lasting()
+    assert known[1] == beyond[1], f"CPUs held for good: {known[1]}, not {beyond[1]}"
+    assert known[0].free == beyond[0].free, "what is held for good has not been followed"
+    assert known[0].gpus == beyond[0].gpus, "GPUs held for good have not been followed"
     if s._cpu.want or s._cpu.held > s._cpu.in_use:
         waiting = [s._tasks[h] for h in states[QUEUED] + states[RESUMING]]
         cpus = [t for t in waiting if t.shape.request.cpu]

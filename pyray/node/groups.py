@@ -135,7 +135,7 @@ class Groups:
         record = self.by_id.get(id)
         if record is None or record.state == REMOVED:
             ref = core.new_ref()
-            core.seal_ref(ref, self._error(record), True)
+            self._seal_removed(ref, record)
         else:
             if record.ready is None:
                 record.ready = core.new_ref()
@@ -155,9 +155,8 @@ class Groups:
             record.waited = time.monotonic() - record.asked
         record.state = REMOVED
         if record.ready is not None:
-            core.seal_ref(record.ready, self._error(record), True)
+            self._seal_removed(record.ready, record)
             record.ready = None
-        self._forget_shapes(set(record.shapes))
         self._gone.append(record)
         if len(self._gone) > REMEMBERED:
             old = self._gone.popleft()
@@ -165,6 +164,7 @@ class Groups:
             for shape in old.shapes:
                 del self._by_shape[shape]
         self._feed(m.GroupRemoved(record.number))
+        self._forget_shapes(set(record.shapes))
 
     def numbered(self, number: int) -> dict[str, Any]:
         """The group of this number."""
@@ -208,6 +208,10 @@ class Groups:
         self._by_shape[shape] = record
         record.shapes.append(shape)
         return record.state != REMOVED
+
+    def of_shapes(self) -> dict[int, str]:
+        """Ids of groups by shapes of tasks in them."""
+        return {shape: record.id for shape, record in self._by_shape.items()}
 
     def removed(self, shape: int) -> bool:
         """Whether tasks of this shape were in a group that has been removed."""
@@ -256,9 +260,13 @@ class Groups:
         try:
             core.seal_ref(record.ready, record.handle(), False)
         except Exception:
-            # The store is full; nothing in the record's own few bytes always fits.
+            # The store is full; what fits into the record itself always does.
             core.seal_ref(record.ready, None, False)
 
-    def _error(self, record: Record | None) -> TaskPlacementGroupRemoved:
+    def _seal_removed(self, ref: ObjectID, record: Record | None) -> None:
         label = "" if record is None else f" {record.label}"
-        return TaskPlacementGroupRemoved(f"placement group{label} has been removed")
+        error = TaskPlacementGroupRemoved(f"placement group{label} has been removed")
+        try:
+            core.seal_ref(ref, error, True)
+        except Exception:
+            core.seal_ref(ref, "it has been removed", True)

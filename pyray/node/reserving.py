@@ -16,7 +16,7 @@ from pyray.node import messages as m
 from pyray.node.bundles import Group
 from pyray.node.questions import Questions
 from pyray.node.resources import GPU, Allocation, ResourcePool, ResourceRequest, ShapeQueue
-from pyray.node.task import GIVEN, RESERVED, WITH_CPUS, Task
+from pyray.node.task import GIVEN, QUEUED, RESERVED, WITH_CPUS, Task
 from pyray.node.tokens import tokens_for
 
 __all__ = ["Reserving"]
@@ -26,6 +26,8 @@ class Reserving(Questions):
     """The part of `pyray.node.scheduler.Scheduler` that knows of groups and of what lasts."""
 
     _shapes: dict[int, ShapeQueue]
+    _active: dict[ShapeQueue, None]
+    _parked: dict[ShapeQueue, None]
     _lasting: set[int]
     _beyond: tuple[ResourcePool, int] | None
     _lent: int
@@ -37,6 +39,15 @@ class Reserving(Questions):
     def lent_tokens(self) -> int:
         """Tokens that actors and groups have for as long as they like."""
         return self._lent
+
+    def why_waiting(self, task: int, free_tokens: int = 0) -> str | None:
+        text = super().why_waiting(task, free_tokens)
+        known = self._tasks.get(task)
+        if text and known and known.state == QUEUED and known.shape in self._parked:
+            group = self._groups.get(known.shape.group)
+            if group is None or self._tasks[-group.number].state == RESERVED:
+                text += "; actors and placement groups keep the rest"
+        return text
 
     # ------------------------------------------------------------------------- groups
 
@@ -85,7 +96,7 @@ class Reserving(Questions):
         task.allocation = Allocation(request, gpus)
         self._take_cpu(task)
         self._lasting.add(handle)
-        self._beyond = None
+        self._lasting_changed()
         size = len(self._pool.gpus[GPU])
         self._pool.add(*self._groups[-handle].resources(task.allocation, size))
         self._note(handle, f"reserved with {request}, GPUs {gpus}")
@@ -110,7 +121,7 @@ class Reserving(Questions):
 
     def _take_cpu(self, task: Task) -> None:
         if task.shape.lasting:
-            self._beyond = None
+            self._lasting_changed()
         if task.bare:
             return
         if cpu := task.shape.request.cpu:
@@ -122,7 +133,7 @@ class Reserving(Questions):
 
     def _give_back_cpu(self, task: Task) -> None:
         if task.shape.lasting:
-            self._beyond = None
+            self._lasting_changed()
         if task.bare:
             task.bare = False
             return
@@ -134,6 +145,12 @@ class Reserving(Questions):
             self._places_apart -= task.shape.dedicated
 
     # ---------------------------------------------------------------------- what lasts
+
+    def _lasting_changed(self) -> None:
+        """Something is held for good that was not, or the other way round."""
+        self._beyond = None
+        self._active.update(self._parked)
+        self._parked.clear()
 
     def _besides_lasting(self) -> tuple[ResourcePool, int]:
         """What there would be if all went but what is held for good; and the CPUs so held."""
@@ -157,7 +174,10 @@ class Reserving(Questions):
         return bool(pool.short_of_seats(request))
 
     def _waits_for_lasting(self, request: ResourceRequest) -> bool:
-        """Whether only actors and groups could give back what is missing, or a part of it."""
+        """Whether only actors and groups could give back what is missing, or a part of it.
+
+        That stays so until `_lasting_changed`.
+        """
         return self._cpus_are_gone(request) or bool(self._besides_lasting()[0].short_of(request))
 
     def _tell_lent(self, out: list[m.Instruction]) -> None:

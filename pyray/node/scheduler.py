@@ -95,6 +95,7 @@ class Scheduler(Reserving):
 
         self._shapes: dict[int, ShapeQueue] = {}
         self._active: dict[ShapeQueue, None] = {}  # those with queued tasks
+        self._parked: dict[ShapeQueue, None] = {}  # those of them that wait for what lasts
         self._tasks: dict[int, Task] = {}
         self._on_worker: dict[int, int] = {}  # the task that each worker runs
         self._blocked: set[int] = set()  # tasks on workers of the pool
@@ -419,6 +420,8 @@ class Scheduler(Reserving):
                 continue
             heappop(heads)
             if self._waits_for_lasting(request):
+                del self._active[shape]
+                self._parked[shape] = None
                 continue
             if CPU in lacking - closed:
                 target, turns = goal, level
@@ -519,7 +522,7 @@ class Scheduler(Reserving):
         task.allocation = None
         if task.shape.lasting:
             self._lasting.discard(task.entry[3])
-            self._beyond = None
+            self._lasting_changed()
 
     def _wait(self, handle: int, task: Task, state: int) -> None:
         """Put a task without CPUs among the blocked, or among those that wait to go on."""
@@ -551,7 +554,8 @@ class Scheduler(Reserving):
         """Queue a task; whether it is now the first of its shape."""
         task.shape.push(task.entry)
         self._queued += 1
-        self._active[task.shape] = None
+        if task.shape not in self._parked:
+            self._active[task.shape] = None
         return task.shape.head() is task.entry
 
     def _dequeue(self, task: Task) -> None:
@@ -559,7 +563,8 @@ class Scheduler(Reserving):
         task.shape.discard(task.entry[3])
         self._queued -= 1
         if not task.shape:
-            del self._active[task.shape]
+            self._active.pop(task.shape, None)
+            self._parked.pop(task.shape, None)
 
     def _note(self, handle: int, what: str) -> None:
         if self.config.debug:

@@ -490,12 +490,19 @@ class Shell:
         return out
 
     def call_state(self, what: str) -> Any:
-        """Workers, actors, their names, or shapes: for those who list what there is."""
+        """Workers, actors, their names, shapes, or which of those are in placement groups: for
+        those who list what there is."""
         if what == "workers":
             return [*self.past.workers, *(tell_of_worker(w) for w in self.workers.values())]
         if what == "actors":
             self.look()
-            return [tell_of_actor(actor) for actor in self.actors.all.values()]
+            groups = self.groups.of_shapes()
+            return [
+                {**tell_of_actor(actor), "group": groups.get(actor.spec["shape"])}
+                for actor in self.actors.all.values()
+            ]
+        if what == "groups of shapes":
+            return self.groups.of_shapes()
         if what == "names":
             return names_of(self.actors, self.past)
         return {number: dict(key[0]) for key, number in self.shapes.items()}

@@ -219,13 +219,14 @@ def list_placement_groups(
 
     Examples
     --------
+    >>> import pyray as ray
     >>> from pyray.util.state import list_placement_groups
-    >>> list_placement_groups()
-    []
+    >>> group = ray.util.placement_group([{"CPU": 1}], name="mine")
+    >>> [(g.name, g.bundles[0]["unit_resources"]) for g in list_placement_groups()]
+    [('mine', {'CPU': 1.0})]
+    >>> ray.util.remove_placement_group(group)
     """
-    return _list(
-        tell.placement_groups, PlacementGroupState, "list_placement_groups", filters, limit
-    )
+    return _list(tell.groups, PlacementGroupState, "list_placement_groups", filters, limit)
 
 
 # ---- one ---------------------------------------------------------------------------------------
@@ -289,8 +290,8 @@ def get_placement_group(
     id: str, address: str | None = None, timeout: int = TIMEOUT
 ) -> PlacementGroupState | None:
     """A placement group by its id, or None."""
-    found = _one(tell.placement_groups, "placement_group_id", id, "get_placement_group")
-    return next(iter(found), None)
+    key = "placement_group_id"
+    return next(iter(_one(tell.groups, key, id, "get_placement_group")), None)
 
 
 # ---- summaries ---------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def tasks(only: str | None = None) -> Iterator[TaskState]:
     """
     names = history.Names()
     shapes = _call("shapes") or {}
+    groups = _call("groups of shapes") or {}
     job, node = identity.job_id(), identity.node_id()
     for a in history.attempts():
         if only is not None and a.id.hex() != only:
@@ -64,6 +65,7 @@ def tasks(only: str | None = None) -> Iterator[TaskState]:
             worker_pid=a.pid or None,
             error_type=a.error,
             required_resources=resources,
+            placement_group_id=groups.get(a.shape),
             start_time_ms=_milliseconds(a.start),
             end_time_ms=_milliseconds(a.end),
         )
@@ -88,7 +90,32 @@ def actors() -> Iterator[ActorState]:
             required_resources=request,
             death_cause={"error_message": a["why"]} if a["why"] else None,
             is_detached=a["detached"],
+            placement_group_id=a["group"],
             num_restarts=a["restarts"],
+        )
+
+
+def groups() -> Iterator[PlacementGroupState]:
+    """Placement groups, removed ones that are remembered included."""
+    node = identity.node_id()
+    for told in placement.told_of_groups():
+        table = placement.table_of(told)
+        id, created = told["id"], told["state"] == "CREATED"
+        yield PlacementGroupState(
+            placement_group_id=id,
+            name=table["name"],
+            creator_job_id=identity.job_id(),
+            state=table["state"],
+            bundles=[
+                {
+                    "bundle_id": {"placement_group_id": id, "bundle_index": i},
+                    "node_id": node if created else "",
+                    "unit_resources": _amounts(bundle),
+                }
+                for i, bundle in table["bundles"].items()
+            ],
+            is_detached=told["detached"],
+            stats=table["stats"],
         )
 
 
@@ -185,23 +212,6 @@ def nodes() -> Iterator[NodeState]:
             node_name=node["NodeName"],
             resources_total=node["Resources"],
             labels=node["Labels"],
-        )
-
-
-def placement_groups() -> Iterator[PlacementGroupState]:
-    """Placement groups, the last that were removed included."""
-    for table in placement.placement_group_table().values():
-        node = table["bundles_to_node_id"]
-        yield PlacementGroupState(
-            placement_group_id=table["placement_group_id"],
-            name=table["name"],
-            creator_job_id=identity.job_id(),
-            state=table["state"],
-            bundles=[
-                {"bundle_index": i, "unit_resources": amounts, "node_id": node[i] or None}
-                for i, amounts in table["bundles"].items()
-            ],
-            stats=table["stats"],
         )
 
 

@@ -1,0 +1,1 @@
+"""Mailboxes of actors; nothing in it is for Python."""
