@@ -162,7 +162,7 @@ cdef void box_release(Segments *own) noexcept nogil:
 
 
 cdef void close_boxes(Ctx *c, uint32_t p) noexcept nogil:
-    """Process p is dead, its calls that had not begun have failed, and its segments will be used
+    """Process p is dead, its calls that have not begun are to fail, and its segments will be used
     by others: nobody is to look for calls there, until the next process of that number."""
     cdef uint32_t i
     cdef uint64_t bit = <uint64_t>1 << (p % 64)

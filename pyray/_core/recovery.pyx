@@ -52,8 +52,9 @@ def recover(uint32_t p, error, spare=None):
     at_store32(&C.procs[p].status, PROC_DEAD)
     leave_dispatch(p)
     take_over(p)
-    orphan_tasks(p, error, spare)
+    # First, so that no actor runs a call of p's after an earlier one has failed.
     close_boxes(C, p)
+    orphan_tasks(p, error, spare)
     drop_holds(p)
     orphan_objects(p)
     reclaim_memory(p)
