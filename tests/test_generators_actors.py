@@ -425,7 +425,8 @@ def test_cancelled_while_it_waits_for_its_reader(actor, tally):
     *good, last = generator
     with pytest.raises(exceptions.TaskCancelledError):
         pyray.get(last)
-    assert pyray.get(good) == [0, 1]
+    # The tally comes before the yield: the second value may just not have been passed on.
+    assert pyray.get(good) in ([0], [0, 1])
     assert tally.lines()[-1] == "closed"
     assert values_of(actor.tallied.remote(tally, 2)) == [0, 1]
 
