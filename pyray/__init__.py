@@ -50,10 +50,10 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     # `ray.util` needs no import of its own in Ray either; here it costs nothing until it is used.
-    if name == "util":
+    if name in ("util", "shared"):
         import importlib
 
-        return importlib.import_module("pyray.util")
+        return importlib.import_module(f"pyray.{name}")
     raise AttributeError(f"module 'pyray' has no attribute {name!r}")
 
 

@@ -22,6 +22,7 @@ from pyray._core.errors import (
     ProcessLimitError,
     PyrayError,
     SessionError,
+    SharedArrayInUseError,
     TaskCancelledError,
 )
 from pyray._core.serial_errors import (
@@ -74,6 +75,7 @@ __all__ = [
     "RuntimeEnvSetupError",
     "SerializationError",
     "SessionError",
+    "SharedArrayInUseError",
     "TaskCancelledError",
     "TaskError",
     "TaskPlacementGroupRemoved",

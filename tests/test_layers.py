@@ -27,6 +27,7 @@ LAYERS = [
     ["tell"],
     ["session"],
     ["history"],
+    ["shared"],
     ["trace"],
     ["placement"],
     ["worker.errors", "worker.output", "worker.environment"],

@@ -39,7 +39,7 @@ from pyray._core.running cimport (
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
     OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, name_record, new_id,
-    new_record, put_value, store_value,
+    new_record, put_arguments, store_value,
 )
 from pyray._core.streams cimport settle_stream
 from pyray._core.tasks cimport (
@@ -218,7 +218,7 @@ def prepare(args, kwargs, path):
     if n >= 0:
         return flags, inline_args[:n], deps
     me.counter += 1
-    return flags | TASK_F_ARGS_OBJECT, put_value(payload, base(me), me.counter, path), deps
+    return flags | TASK_F_ARGS_OBJECT, put_arguments(payload, base(me), me.counter, path), deps
 
 
 def check_ref(ObjectID ref):

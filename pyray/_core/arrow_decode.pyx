@@ -14,12 +14,13 @@ from libc.string cimport memcmp, memcpy
 
 from pyray._core.arrow_block cimport Block
 from pyray._core.arrow_format cimport *
-from pyray._core.arrow_numpy cimport element_array, raw_array, raw_scalar
+from pyray._core.arrow_numpy cimport element_array, raw_array, raw_dtype, raw_scalar
 from pyray._core.arrow_pickle cimport (
     checksum, find_global, import_definition, pickle_loads, unpack_ref,
 )
 from pyray._core.arrow_python cimport *
 from pyray._core.arrow_vec cimport Vec, vec_bytes, vec_free
+from pyray._core.by_reference cimport restore_view
 
 from pyray._core.serial_errors import CorruptObjectError, DefinitionNotFoundError
 
@@ -326,23 +327,48 @@ cdef class _Reader:
         self.classes.append(made)
         return made
 
-    cdef object read_array(self, int64_t ndim):
-        """Read an array of a dtype that Arrow's tensors do not know."""
-        cdef Py_ssize_t dims[MAX_DIMS]
-        cdef int64_t i, op
-        cdef bint fortran
+    cdef object read_dtype(self):
         cdef int token = self.next_token()
+        cdef int64_t op
         if token == TK_STR:
             self.at -= 1
             self.used[TK_STR] -= 1
-            dtype = self.read_str()
-        elif token == TK_OP:
-            op = self.number(TK_OP, BUF_OP)
-            if op & 0xFF != OP_PICKLE:
-                _corrupt("a dtype was due")
-            dtype = self.read_pickle(op >> 8)
-        else:
+            return self.read_str()
+        if token != TK_OP:
             _corrupt("a dtype was due")
+        op = self.number(TK_OP, BUF_OP)
+        if op & 0xFF != OP_PICKLE:
+            _corrupt("a dtype was due")
+        return self.read_pickle(op >> 8)
+
+    cdef object read_shared(self, int64_t ndim):
+        """Read a part of a shared array."""
+        cdef Py_ssize_t places[2 * MAX_DIMS]
+        cdef const char* data
+        cdef Py_ssize_t n
+        cdef int64_t at, i
+        cdef bint writable
+        self.expect(TK_OBJECT_ID)
+        self.text(TK_OBJECT_ID, BUF_OID_OFFSETS, &data, &n)
+        oid = _ref(data, n)
+        self.expect(TK_INT)
+        at = self.number(TK_INT, BUF_INT)
+        self.expect(TK_BOOL)
+        writable = self.boolean()
+        dtype = raw_dtype(self.read_dtype())
+        if not 0 <= ndim <= MAX_DIMS:
+            _corrupt("too many dimensions")
+        for i in range(2 * ndim):
+            self.expect(TK_INT)
+            places[i] = self.number(TK_INT, BUF_INT)
+        return restore_view(0, oid, dtype, at, ndim, places, places + ndim, writable, False)
+
+    cdef object read_array(self, int64_t ndim):
+        """Read an array of a dtype that Arrow's tensors do not know."""
+        cdef Py_ssize_t dims[MAX_DIMS]
+        cdef int64_t i
+        cdef bint fortran
+        dtype = self.read_dtype()
         self.expect(TK_BOOL)
         fortran = self.boolean()
         if not 0 <= ndim <= MAX_DIMS:
@@ -390,6 +416,8 @@ cdef class _Reader:
                 return data[:n].decode("utf-8", "surrogatepass")
             except UnicodeDecodeError:
                 _corrupt("a str is not UTF-8")
+        if code == OP_SHARED:
+            return self.read_shared(op)
         return self.definition(op << 8 | code)
 
     # -- containers ------------------------------------------------------------------------------

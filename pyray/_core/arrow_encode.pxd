@@ -3,8 +3,10 @@
 from cpython.object cimport PyObject
 
 from pyray._core.arrow_layout cimport Draft
+from pyray._core.arrow_numpy cimport ArrayInfo
 from pyray._core.arrow_pickle cimport PickleState
 from pyray._core.arrow_vec cimport Vec
+from pyray._core.by_reference cimport View
 from libc.stdint cimport int64_t
 
 
@@ -27,6 +29,7 @@ cdef class Encoded:
     cdef list keep      # whatever the draft points into
     cdef dict seen, classes
     cdef PickleState pickler
+    cdef bint by_reference  # shared arrays that are still written to are not copied
 
     # Write all nbytes; dst should be aligned to 64.  Large copies run without the GIL.
     cdef int write_to(self, char* dst) except -1
@@ -39,8 +42,10 @@ cdef class Encoded:
     cdef int emit_other(self, PyObject* value, Frame* frame) except -1
     cdef int emit_str(self, PyObject* value) except -1
     cdef int emit_bytes(self, const char* data, size_t n, object owner) except -1
+    cdef int emit_ref(self, object ref) except -1
     cdef int emit_op(self, int op, int64_t count) except -1
     cdef int emit_array(self, PyObject* array) except -1
+    cdef int emit_shared(self, PyObject* array, ArrayInfo* info, View* view) except -1
     cdef int emit_raw(self, char* data, size_t n, object owner) except -1
     cdef int emit_pickle(self, object value) except -1
     cdef int emit_definition(self, object obj) except -1
@@ -48,4 +53,8 @@ cdef class Encoded:
     cdef object path(self, object root)
 
 
-cdef Encoded encode_store(object value, object root)
+# `by_reference`: arrays that are parts of shared ones travel as what they are, for a call's arguments.
+cdef Encoded encode_store(object value, object root, bint by_reference)
+# All but the elements of an array, which are to be written in place: those are the last thing in
+# the store form, rounded up to 64 bytes.  `paged`: they begin with a page.
+cdef Encoded encode_frame(object array, bint paged)

@@ -18,6 +18,7 @@ from pyray._core.arrow_layout cimport Blob, Job, Segment, draft_finish, draft_fr
 from pyray._core.arrow_numpy cimport (
     ArrayInfo, NumpyTypes, array_info, dtype_description, numpy_look, numpy_types,
 )
+from pyray._core.by_reference cimport Shared, View, shared
 from pyray._core.arrow_pickle cimport (
     BY_CUSTOM, BY_FIELDS, Hooks, Pickled, checksum, custom_pair, export_definition, hooks,
     is_definition, is_importable, manner_of, pack_ref,
@@ -43,6 +44,7 @@ cdef enum:
 
 cdef const NumpyTypes* _numpy = numpy_types()
 cdef const Hooks* _hooks = hooks()
+cdef Shared* _shared = shared()
 
 
 cdef class Encoded:
@@ -212,13 +214,7 @@ cdef class Encoded:
             return 0
         if kind == _hooks.ref_type:
             self.contained.append(<object> value)
-            data = pack_ref(<object> value)
-            if type(data) is not bytes:
-                raise TypeError("an ObjectID must be packed into bytes")
-            vec_byte(&self.draft.types, TK_OBJECT_ID)
-            vec_bytes(&self.draft.oids.data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-            vec_i64(&self.draft.oids.ends, self.draft.oids.data.n)
-            self.draft.oids.size = self.draft.oids.data.n
+            self.emit_ref(<object> value)
             return 0
         frame.obj = value
         frame.key = NULL
@@ -271,7 +267,7 @@ cdef class Encoded:
             self.emit_bytes(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part), part)
             return 0
         if numpy_look():
-            if kind == _numpy.ndarray:
+            if kind == _numpy.ndarray or kind == _shared.kind:
                 self.emit_array(value)
                 return 0
             if PYRAY_IS_SUBTYPE(kind, _numpy.generic) and self.emit_scalar(value):
@@ -304,6 +300,16 @@ cdef class Encoded:
                 Py_INCREF(frame.obj)
                 return 1
         self.emit_pickle(obj)
+        return 0
+
+    cdef int emit_ref(self, object ref) except -1:
+        data = pack_ref(ref)
+        if type(data) is not bytes:
+            raise TypeError("an ObjectID must be packed into bytes")
+        vec_byte(&self.draft.types, TK_OBJECT_ID)
+        vec_bytes(&self.draft.oids.data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        vec_i64(&self.draft.oids.ends, self.draft.oids.data.n)
+        self.draft.oids.size = self.draft.oids.data.n
         return 0
 
     cdef int emit_op(self, int op, int64_t count) except -1:
@@ -357,8 +363,15 @@ cdef class Encoded:
         cdef int64_t token
         cdef object description = None
         cdef object done
+        cdef View view
         cdef int axis
         array_info(array, &info)
+        if (_shared.find != NULL
+                and (PYRAY_TYPE(array) == _shared.kind or _shared.low <= info.data <= _shared.high)
+                and _shared.find(array, self.by_reference, &view)):
+            self.contained.append(<object> view.oid)
+            Py_XDECREF(view.oid)
+            return self.emit_shared(array, &info, &view)
         if info.element < 0:
             description = dtype_description(array)
             if description is None:
@@ -404,6 +417,28 @@ cdef class Encoded:
                 job.array = NULL
         return vec_bytes(&self.draft.tensors, &job, sizeof(Job))
 
+    cdef int emit_shared(self, PyObject* array, ArrayInfo* info, View* view) except -1:
+        """Write where an array lies that is part of a shared one, the last in `contained`."""
+        cdef object description = dtype_description(array)
+        cdef int axis
+        self.emit_op(OP_SHARED, info.ndim)
+        self.emit_ref(self.contained[len(self.contained) - 1])
+        vec_byte(&self.draft.types, TK_INT)
+        vec_i64(&self.draft.ints, view.at)
+        vec_byte(&self.draft.types, TK_BOOL)
+        vec_byte(&self.draft.bools, view.writable)
+        if type(description) is str:
+            self.emit_str(<PyObject*> description)
+        else:
+            self.emit_pickle(description)
+        for axis in range(info.ndim):
+            vec_byte(&self.draft.types, TK_INT)
+            vec_i64(&self.draft.ints, info.dims[axis])
+        for axis in range(info.ndim):
+            vec_byte(&self.draft.types, TK_INT)
+            vec_i64(&self.draft.ints, info.strides[axis])
+        return 0
+
     cdef int emit_raw(self, char* data, size_t n, object owner) except -1:
         """Note a block of bytes as a tensor."""
         cdef Job job
@@ -426,7 +461,7 @@ cdef class Encoded:
         cdef list buffers
         cdef int64_t check, size
         if self.pickler is None:
-            self.pickler = PickleState(self.contained)
+            self.pickler = PickleState(self.contained, self.by_reference)
         data = self.pickler.dumps(value)
         buffers = self.pickler.buffers
         self.emit_op(OP_PICKLE, len(buffers))
@@ -485,9 +520,19 @@ cdef int _add(Encoded to, Blob* blob, const char* data, size_t n, object owner) 
     return vec_i64(&blob.ends, blob.size)
 
 
-cdef Encoded encode_store(object value, object root):
+cdef Encoded encode_frame(object array, bint paged):
+    cdef Encoded made = Encoded.__new__(Encoded)
+    made.draft.frame = True
+    made.draft.paged = paged
+    made.emit_array(<PyObject*> array)
+    made.nbytes = draft_finish(&made.draft)
+    return made
+
+
+cdef Encoded encode_store(object value, object root, bint by_reference):
     """Encode a value; SerializationError says what cannot be."""
     cdef Encoded made = Encoded.__new__(Encoded)
+    made.by_reference = by_reference
     try:
         made.walk(<PyObject*> value)
         made.nbytes = draft_finish(&made.draft)
@@ -520,7 +565,7 @@ cdef object _explain(Encoded made, object value, object root, object error):
 
 def _probe(value):
     """Try to pickle a part, which is how its whole has failed; give the error, or None."""
-    cdef PickleState state = PickleState([])
+    cdef PickleState state = PickleState([], False)
     try:
         state.dumps(value)
     except Exception as error:

@@ -39,6 +39,8 @@ cdef struct Draft:
     size_t body_size
     size_t nbytes
     int64_t spans[2 * BUF_COUNT]    # offset and length of the batch's buffers
+    bint frame          # the one tensor's elements are there already, or not yet
+    bint paged          # and begin with a page
 
 cdef size_t draft_finish(Draft* draft) except 0
 cdef int draft_write(Draft* draft, char* dst) except -1

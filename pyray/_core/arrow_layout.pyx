@@ -18,6 +18,7 @@ cdef extern from "bulkcopy.h" nogil:
 cdef enum:
     # Below this, letting others have the GIL costs more than the copying.
     NOGIL_MIN = 65536
+    PAGE = 4096
 
 cdef const BatchTemplate* _batch = batch_template()
 
@@ -121,6 +122,10 @@ cdef size_t draft_finish(Draft* d) except 0:
     _span(d.spans, BUF_OP, d.ops.n, &at)
     # The end-of-stream marker fills the last 8 bytes before the first tensor.
     d.body_size = _pad(at + EOS_SIZE, ALIGN) - EOS_SIZE
+    if d.paged:
+        job = <Job*> d.tensors.p
+        at = <size_t> (_batch.size + tensor_template(job.element, job.ndim).size) + EOS_SIZE
+        d.body_size = _pad(at + d.body_size, PAGE) - at
     total = <size_t> _batch.size + d.body_size + EOS_SIZE
     for i in range(d.tensors.n // sizeof(Job)):
         job = <Job*> d.tensors.p + i
@@ -209,6 +214,8 @@ cdef int _fill_tensors(Draft* d, char* dst) except -1:
                     stride *= info.dims[place]
         dst += template.size
         memset(dst + job.nbytes, 0, step - job.nbytes)
+        if d.frame:
+            return 0
         if job.scattered:
             array_copy_to(job.array, dst)
         dst += step
@@ -231,7 +238,9 @@ cdef int draft_write(Draft* d, char* dst) except -1:
     cdef char* tensors = dst + _batch.size + d.body_size + EOS_SIZE
     if d.tensors.n:
         _fill_tensors(d, tensors)
-    if d.nbytes < NOGIL_MIN:
+    if d.frame:
+        _fill_batch(d, dst)
+    elif d.nbytes < NOGIL_MIN:
         _fill_batch(d, dst)
         _fill_bodies(d, tensors)
     else:

@@ -16,6 +16,7 @@ cdef struct ArrayInfo:
     char* data
     size_t nbytes
     const Py_ssize_t* dims
+    const Py_ssize_t* strides
 
 cdef const NumpyTypes* numpy_types() noexcept
 # Note whether the program has loaded numpy by now; never imports it.
@@ -25,8 +26,11 @@ cdef void array_info(PyObject* array, ArrayInfo* info) noexcept
 cdef int array_copy_to(PyObject* array, char* dst) except -1
 # What tells a dtype: its string, the dtype itself (to be pickled), or None (pickle the array).
 cdef object dtype_description(PyObject* array_or_scalar)
+cdef object element_dtype(int element)
 cdef object element_array(int element, int ndim, const Py_ssize_t* dims, bint fortran,
                           char* data, object pin)
+# A dtype from its description; CorruptObjectError if it has no elements of plain bytes.
+cdef object raw_dtype(object dtype)
 cdef object raw_array(object dtype, int ndim, const Py_ssize_t* dims, bint fortran,
                       char* data, size_t nbytes, object pin)
 cdef object raw_scalar(object dtype, char* data, size_t nbytes)

@@ -36,6 +36,7 @@ cdef extern from "numpy/arrayobject.h":
     CDescr* PyArray_DESCR(CArray*) noexcept
     int PyArray_NDIM(CArray*) noexcept
     npy_intp* PyArray_DIMS(CArray*) noexcept
+    npy_intp* PyArray_STRIDES(CArray*) noexcept
     void* PyArray_DATA(CArray*) noexcept
     npy_intp PyArray_NBYTES(CArray*) noexcept
     int PyArray_FLAGS(CArray*) noexcept
@@ -118,7 +119,7 @@ cdef bint numpy_look() except -1:
 
 
 cdef void array_info(PyObject* array, ArrayInfo* info) noexcept:
-    """Say what an exact ndarray looks like."""
+    """Say what an ndarray looks like, or an instance of a subclass."""
     cdef CArray* a = <CArray*> array
     cdef CDescr* descr = PyArray_DESCR(a)
     cdef int flags = PyArray_FLAGS(a)
@@ -131,6 +132,7 @@ cdef void array_info(PyObject* array, ArrayInfo* info) noexcept:
     info.element = element
     info.ndim = PyArray_NDIM(a)
     info.dims = PyArray_DIMS(a)
+    info.strides = PyArray_STRIDES(a)
     info.data = <char*> PyArray_DATA(a)
     info.nbytes = <size_t> PyArray_NBYTES(a)
     info.fortran = False
@@ -180,12 +182,37 @@ cdef object _view(CDescr* descr, int ndim, const Py_ssize_t* dims, bint fortran,
     return array
 
 
+cdef object element_dtype(int element):
+    """Give the dtype of the tensors' element type."""
+    numpy_load()
+    if not 0 <= element < EL_COUNT:
+        raise CorruptObjectError("no such element type")
+    return <object> <PyObject*> _descr[element]
+
+
 cdef object element_array(int element, int ndim, const Py_ssize_t* dims, bint fortran,
                           char* data, object pin):
     """Make a read-only view; the caller has checked that its bytes are there."""
     if _types.ndarray == NULL:
         numpy_load()
     return _view(_descr[element], ndim, dims, fortran, data, pin)
+
+
+cdef object raw_dtype(object dtype):
+    cdef CDescr* descr
+    numpy_load()
+    if isinstance(dtype, str):
+        try:
+            dtype = _dtype_class(dtype)
+        except Exception:
+            raise CorruptObjectError(f"unknown dtype {dtype!r}") from None
+    if not PyArray_DescrCheck(<PyObject*> dtype):
+        raise CorruptObjectError("not a dtype")
+    descr = <CDescr*> <PyObject*> dtype
+    if (PyDataType_ELSIZE(descr) == 0 or PyDataType_REFCHK(descr)
+            or not 0 <= descr.type_num < LEGACY_TYPES):
+        raise CorruptObjectError(f"dtype {dtype} cannot be a view")
+    return dtype
 
 
 cdef object raw_array(object dtype, int ndim, const Py_ssize_t* dims, bint fortran,
@@ -196,18 +223,9 @@ cdef object raw_array(object dtype, int ndim, const Py_ssize_t* dims, bint fortr
     cdef size_t limit = <size_t> 1 << 62
     cdef int axis
     cdef bint empty = False
-    numpy_load()
-    if isinstance(dtype, str):
-        try:
-            dtype = _dtype_class(dtype)
-        except Exception:
-            raise CorruptObjectError(f"unknown dtype {dtype!r}") from None
-    if not PyArray_DescrCheck(<PyObject*> dtype):
-        raise CorruptObjectError("not a dtype")
+    dtype = raw_dtype(dtype)
     descr = <CDescr*> <PyObject*> dtype
     need = <size_t> PyDataType_ELSIZE(descr)
-    if need == 0 or PyDataType_REFCHK(descr) or not 0 <= descr.type_num < LEGACY_TYPES:
-        raise CorruptObjectError(f"dtype {dtype} cannot be a view")
     for axis in range(ndim):
         if dims[axis] < 0:
             raise CorruptObjectError("negative array dimension")

@@ -33,6 +33,7 @@ cdef int64_t checksum(const char* data, size_t n, int64_t before) noexcept nogil
 
 cdef class PickleState:
     cdef list contained     # ObjectIDs met are added here
+    cdef bint by_reference  # see Encoded
     cdef list buffers       # memoryviews of the buffers of the latest pickle
     cdef object _file
     cdef object _pickler

@@ -18,6 +18,9 @@ import io
 import sys
 import types
 
+from pyray._core.arrow_numpy cimport ArrayInfo, NumpyTypes, array_info, numpy_types, raw_dtype
+from pyray._core.by_reference cimport Shared, View, is_shared, restore_view, shared
+
 from pyray._core.serial_errors import (
     CorruptObjectError, RECURSION_MESSAGE, RecursionDepthError,
 )
@@ -30,7 +33,10 @@ cdef extern from "Python.h":
         unsigned int tp_version_tag
     unsigned long Py_TPFLAGS_HEAPTYPE
     CType* Py_TYPE(object) noexcept
+    void Py_DECREF(PyObject*) noexcept
 
+cdef const NumpyTypes* _numpy = numpy_types()
+cdef Shared* _shared = shared()
 cdef Hooks _hooks
 _hooks.ref_type = NULL
 cdef object _ref_type = None
@@ -117,6 +123,17 @@ cdef object import_definition(object ident):
 # What pickles refer to by name; they must stay importable under these names.
 def _restore_ref(data):
     return unpack_ref(data)
+
+
+def _restore_shared(ref, dtype, at, dims, strides, writable):
+    cdef Py_ssize_t places[128]
+    cdef int ndim = len(dims)
+    if not ndim <= 64 >= len(strides):
+        raise CorruptObjectError("too many dimensions")
+    for i in range(ndim):
+        places[i] = dims[i]
+        places[64 + i] = strides[i]
+    return restore_view(0, ref, raw_dtype(dtype), at, ndim, places, places + 64, writable, False)
 
 
 def _restore_definition(ident):
@@ -318,6 +335,21 @@ class _NeedsCloudpickle(Exception):
     """C pickle cannot do it; not an error."""
 
 
+cdef object _reduce_array(PickleState state, object obj):
+    """Reduce an array inside of something that is pickled: parts of shared ones are references."""
+    cdef ArrayInfo info
+    cdef View view
+    array_info(<PyObject*> obj, &info)
+    if not is_shared(obj) and not _shared.low <= info.data <= _shared.high:
+        return NotImplemented
+    if not _shared.find(<PyObject*> obj, state.by_reference, &view):
+        # A plain copy: the class has no way to be pickled.
+        return (_unwrap, (obj.copy("K"),)) if is_shared(obj) else NotImplemented
+    ref = <object> view.oid     # is met again, and counted, when this is pickled
+    Py_DECREF(view.oid)
+    return _restore_shared, (ref, obj.dtype, view.at, obj.shape, obj.strides, view.writable)
+
+
 cdef object _reduce(PickleState state, object obj, bint cloud):
     """Reduce what pickle does not know; NotImplemented leaves the rest to it."""
     cdef object cls = type(obj)
@@ -334,6 +366,8 @@ cdef object _reduce(PickleState state, object obj, bint cloud):
         if not cloud:
             raise _NeedsCloudpickle
         return NotImplemented
+    if _shared.kind != NULL and (is_shared(obj) or <PyObject*> cls == _numpy.ndarray):
+        return _reduce_array(state, obj)
     if cls is memoryview:       # cloudpickle would make bytes of it
         return _restore_view, (obj.tobytes(), obj.format, obj.shape)
     if isinstance(obj, io.TextIOWrapper) and obj is not sys.stdout and obj is not sys.stderr:
@@ -398,8 +432,9 @@ cdef class PickleState:
     Each part is pickled on its own (the memo is cleared), so that the parts stay a tree.
     """
 
-    def __init__(self, list contained):
+    def __init__(self, list contained, bint by_reference):
         self.contained = contained
+        self.by_reference = by_reference
         self.buffers = []
 
     def _keep_buffer(self, buffer):

@@ -231,7 +231,7 @@ cdef list objects_of(uint32_t chunk):
         slot = <uint64_t>chunk * PR_CHUNK_GRANULES + i
         o = object_at(C, slot)
         s = at_load64(&o.state)
-        if (s & 0xFF) != OBJ_CREATED and (s & 0xFF) != OBJ_SEALED:
+        if (s & 0xFF) != OBJ_CREATED and (s & 0xFF) != OBJ_SEALED and (s & 0xFF) != OBJ_OPEN:
             continue
         name = name_of(slot, s)
         copy = o[0]
@@ -245,7 +245,7 @@ cdef list objects_of(uint32_t chunk):
             task = <int>(t.state & 0xFF), attempt_of(t.state)
         found.append((
             (<uint64_t>gen_of(s) << 32) | slot, name, (s & 0xFF) == OBJ_SEALED, s & 0xFF00,
-            copy.size if (s & 0xFF) == OBJ_SEALED else 0, copy.owner, holders, task))
+            copy.size if (s & 0xFF) != OBJ_CREATED else 0, copy.owner, holders, task))
     return found
 
 

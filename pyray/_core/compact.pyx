@@ -14,10 +14,16 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from pyray._core.arrow_numpy cimport (
+    ArrayInfo, NumpyTypes, array_info, element_dtype, numpy_types,
+)
+from pyray._core.by_reference cimport Shared, View, restore_view, shared
+
 from pyray._core.serial_errors import CorruptObjectError
 
 cdef extern from "Python.h":
     """
+    #define PYRAY_KIND(o) ((PyObject *)Py_TYPE(o))
     #define PYRAY_IS_ASCII(o) (PyUnicode_IS_COMPACT_ASCII(o))
     #define PYRAY_ASCII(o) ((const char *)PyUnicode_1BYTE_DATA(o))
     """
@@ -44,6 +50,8 @@ cdef extern from "Python.h":
     void PyList_SET_ITEM(PyObject*, Py_ssize_t, PyObject*) noexcept
     void PyTuple_SET_ITEM(PyObject*, Py_ssize_t, PyObject*) noexcept
     void Py_INCREF(PyObject*) noexcept
+    void Py_DECREF(PyObject*) noexcept
+    PyObject* PYRAY_KIND(PyObject*) noexcept
     PyObject* Py_None
     PyObject* Py_True
     PyObject* Py_False
@@ -62,11 +70,22 @@ cdef enum:
     C_LIST = 12
     C_TUPLE = 14
     C_DICT = 16
+    C_SHARED = 18       # part of a shared array: see _put_shared
     C_STR_SHORT = 0x20  # lengths 0 to 31
     C_TUPLE_SHORT = 0x40    # lengths 0 to 15
     C_DICT_SHORT = 0x50     # lengths 0 to 15
     C_SMALL = 0x80      # ints from 0 to 127
     MAX_DEPTH = 16
+    # In the byte with a shared array's number of dimensions: in C order, without its strides.
+    IN_ORDER = 0x80
+    # In the byte with its element type.
+    READ_ONLY = 0x80
+    MAX_VIEW_DIMS = 64
+
+cdef const NumpyTypes* _numpy = numpy_types()
+cdef Shared* _shared = shared()
+# Where the ids of shared arrays go while arguments are encoded; None: they are refused.
+cdef list _ids = None
 
 cdef struct Reader:
     const char* at
@@ -142,6 +161,40 @@ cdef char* _put_str(PyObject* value, char* at, char* end) noexcept:
             return NULL
     memcpy(at, text, n)
     return at + n
+
+
+cdef char* _put_shared(PyObject* array, char* at, char* end) noexcept:
+    """Write where an array lies that is part of a shared one: tag, dimensions, element type, the
+    object's handle, the place in it, lengths and, if it is not in C order, strides."""
+    cdef ArrayInfo info
+    cdef View view
+    cdef bint in_order
+    cdef Py_ssize_t n
+    array_info(array, &info)
+    if info.element < 0 or not _shared.low <= info.data <= _shared.high:
+        return NULL
+    in_order = not info.fortran and not info.scattered
+    n = 8 * info.ndim
+    if end - at < 19 + (n if in_order else 2 * n):
+        return NULL
+    try:
+        if not _shared.find(array, True, &view):
+            return NULL
+        _ids.append(<object> view.oid)
+    except Exception:       # the store form says it in full
+        return NULL
+    Py_DECREF(view.oid)
+    at[0] = C_SHARED
+    at[1] = <char> (info.ndim | (IN_ORDER if in_order else 0))
+    at[2] = <char> (info.element | (0 if view.writable else READ_ONLY))
+    memcpy(at + 3, &view.handle, 8)
+    memcpy(at + 11, &view.at, 8)
+    memcpy(at + 19, info.dims, n)
+    at += 19 + n
+    if not in_order:
+        memcpy(at, info.strides, n)
+        at += n
+    return at
 
 
 cdef char* _put(PyObject* value, char* at, char* end, int depth) noexcept:
@@ -224,6 +277,9 @@ cdef char* _put(PyObject* value, char* at, char* end, int depth) noexcept:
             return NULL
         memcpy(at, PyBytes_AS_STRING(<object> value), n)
         return at + n
+    if _ids is not None and _shared.kind != NULL and (
+            PYRAY_KIND(value) == _shared.kind or PYRAY_KIND(value) == _numpy.ndarray):
+        return _put_shared(value, at, end)
     return NULL
 
 
@@ -231,6 +287,19 @@ cdef Py_ssize_t compact_encode(object value, char* dst, Py_ssize_t cap) except -
     """Write a value in compact form; give its length, or -1 if it does not qualify or fit."""
     cdef char* end = _put(<PyObject*> value, dst, dst + cap, 0)
     return -1 if end == NULL else end - dst
+
+
+cdef Py_ssize_t compact_encode_arguments(object value, char* dst, Py_ssize_t cap,
+                                         list ids) except -2:
+    global _ids
+    # Nothing in between runs code of anybody's.
+    _ids = ids
+    cdef char* end = _put(<PyObject*> value, dst, dst + cap, 0)
+    _ids = None
+    if end == NULL:
+        ids.clear()
+        return -1
+    return end - dst
 
 
 cdef object _short():
@@ -297,6 +366,31 @@ cdef object _dict(Reader* r, Py_ssize_t n, int depth):
     return made
 
 
+cdef object _view(Reader* r):
+    cdef Py_ssize_t places[2 * MAX_VIEW_DIMS]
+    cdef Py_ssize_t n
+    cdef uint64_t handle
+    cdef int64_t at
+    cdef int ndim, element
+    cdef bint in_order
+    if r.end - r.at < 18:
+        _short()
+    ndim = <uint8_t> r.at[0]
+    in_order = (ndim & IN_ORDER) != 0
+    ndim &= ~IN_ORDER
+    element = <uint8_t> r.at[1]
+    memcpy(&handle, r.at + 2, 8)
+    memcpy(&at, r.at + 10, 8)
+    r.at += 18
+    n = ndim if in_order else 2 * ndim
+    if ndim > MAX_VIEW_DIMS or r.end - r.at < 8 * n:
+        _short()
+    memcpy(places, r.at, 8 * n)
+    r.at += 8 * n
+    return restore_view(handle, None, element_dtype(element & ~READ_ONLY), at, ndim, places,
+                        NULL if in_order else places + ndim, not element & READ_ONLY, False)
+
+
 cdef object _get(Reader* r, int depth):
     cdef int tag
     cdef int32_t half
@@ -348,6 +442,8 @@ cdef object _get(Reader* r, int depth):
         data = PyBytes_FromStringAndSize(r.at, n)
         r.at += n
         return data
+    if tag == C_SHARED:
+        return _view(r)
     if depth >= MAX_DEPTH:
         raise CorruptObjectError("the inline value is nested too deeply")
     if C_TUPLE_SHORT <= tag < C_DICT_SHORT:

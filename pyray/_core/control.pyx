@@ -269,6 +269,11 @@ def task_target(uint64_t handle):
     return t.actor, bool(t.flags & TASK_F_CREATES), t.func
 
 
+def current_of(uint32_t p):
+    """Handle of the task that a process runs, or 0."""
+    return at_load64(&C.procs[p].current)
+
+
 def runner_of(uint64_t handle):
     """(pid, whether it is blocked in a wait) of the process that runs a task, or None."""
     cdef uint64_t s

@@ -52,6 +52,10 @@ class ObjectLostError(PyrayError):
     """The object is gone: its id is stale, or its owner died before it was made."""
 
 
+class SharedArrayInUseError(PyrayError, BufferError):
+    """A shared array cannot be sealed, since others may still write to it; the message says who."""
+
+
 class SessionError(PyrayError, RuntimeError):
     """The session is over, was never begun, or is not this process's."""
 

@@ -337,3 +337,15 @@ cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
 cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
     memset(c.touched + off // PR_UNIT, 1,
            (off + size + PR_UNIT - 1) // PR_UNIT - off // PR_UNIT)
+
+
+cdef void heap_zero(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    """Fill a block with zeros.  Units that nobody has touched are zero, and stay without memory: a
+    unit is touched before anybody gets its block."""
+    cdef uint64_t i, first = off // PR_UNIT
+    if class_of(size) >= 0:
+        memset(c.payload + off, 0, size)
+        return
+    for i in range(first, (off + size + PR_UNIT - 1) // PR_UNIT):
+        if c.touched[i]:
+            memset(c.payload + i * PR_UNIT, 0, PR_UNIT)

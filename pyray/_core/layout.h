@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 3
+#define PR_LAYOUT_VERSION 4
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -51,7 +51,8 @@
 #define PR_KEEP_ATTEMPT 0xFF00FFFFFFFFFF00ULL /* a task's state less status and claimer */
 #define PR_LESS_ATTEMPT 0x00FFFFFFFFFF00FFULL /* a task's state less its attempt */
 
-enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3 };
+/* OPEN: a shared array that is still written to.  It has its payload, and is sealed where it lies. */
+enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3, OBJ_OPEN = 4 };
 #define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */
 #define OBJ_DROPPED (1ULL << 9)    /* nobody holds it: whoever seals it frees it */
 #define OBJ_INLINE (1ULL << 10)    /* value in the record, compact form */
@@ -212,10 +213,16 @@ typedef struct {
     uint16_t owner;        /* process that created it; the node after that one's death */
     uint16_t liable;       /* process that holds the ids inside until ACKED */
     uint64_t task;         /* handle of the task that makes it, or 0 */
-    uint64_t off;          /* payload; written before the seal, never after */
+    uint64_t off;          /* payload; written before the seal or OPEN, never after */
     uint64_t size;
     uint8_t data[PR_INLINE_OBJECT];
 } pr_object;
+
+/* A shared array's elements, in the data of its object: bytes of the payload.  Its maker's. */
+typedef struct {
+    uint64_t start;        /* from the payload's first byte */
+    uint64_t nbytes;
+} pr_body;
 
 /* A link of a stream, in the data of its object; written by the runner.  `index` is there before
  * the runner fills the cell, so that whoever clears up after it knows how far it had come. */
@@ -231,7 +238,8 @@ typedef struct {
 typedef struct {
     uint64_t object;       /* handle */
     uint64_t next;         /* stack link, see PR_LINK */
-    uint32_t position;     /* index in values */
+    uint32_t position;     /* index in values, or PR_NOWHERE: a shared array that the arguments look
+                            * into, which is only to be kept alive; it is ready from the start */
     uint32_t ready;        /* 1 once the object is sealed: set any number of times */
 } pr_dep;
 
@@ -346,10 +354,12 @@ typedef struct {
 #define PR_LINK(slot, gen, index)                                                               \
     (((uint64_t)((gen) & 0xFFFFFFu) << 40) | ((uint64_t)(index) << 24) | (uint64_t)(slot))
 #define PR_MAX_DEPS 65535
+#define PR_NOWHERE 0xFFFFFFFFu
 
 #define PR_WAITER_MULTI 0xFFFFFFFFu
 
 _Static_assert(sizeof(pr_object) == PR_GRANULE, "an object record is one granule");
+_Static_assert(sizeof(pr_body) <= PR_NAME_AT, "an array's name has its room besides");
 _Static_assert(sizeof(pr_cell) <= PR_INLINE_OBJECT, "a cell fits in its record");
 _Static_assert(sizeof(pr_task) == 2 * PR_GRANULE, "a task record is two granules");
 _Static_assert(sizeof(pr_actor) == 128, "an actor is two lines");

@@ -63,6 +63,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t OBJ_CELL
     const uint64_t PR_CELLS
     const uint32_t PR_WAITER_MULTI
+    const uint32_t PR_NOWHERE
     enum:
         PR_LAYOUT_VERSION
         PR_MAX_PROCS
@@ -96,6 +97,7 @@ cdef extern from "layout.h" nogil:
         OBJ_CREATED
         OBJ_SEALED
         OBJ_FREEING
+        OBJ_OPEN
         TASK_FREE
         TASK_WAITING
         TASK_READY
@@ -224,6 +226,9 @@ cdef extern from "layout.h" nogil:
         uint64_t off
         uint64_t size
         uint8_t data[PR_INLINE_OBJECT]
+    ctypedef struct pr_body:
+        uint64_t start
+        uint64_t nbytes
     ctypedef struct pr_cell:
         uint32_t index
         uint8_t parent[20]

@@ -35,7 +35,8 @@ cdef bint alive(Ctx *c, uint64_t handle) noexcept nogil:
     if not plausible(c, handle):
         return False
     s = at_load64(&object_at(c, handle).state)
-    return gen_of(s) == gen_in(handle) and ((s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_CREATED)
+    return gen_of(s) == gen_in(handle) and (
+        (s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_CREATED or (s & 0xFF) == OBJ_OPEN)
 
 
 cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil:
@@ -105,7 +106,7 @@ cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil:
                 if s & OBJ_ACTOR:
                     tell_of_actor(c)
                 return
-        elif (s & 0xFF) == OBJ_SEALED:
+        elif (s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_OPEN:
             if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
                 free_object(c, o, handle, s)
                 return
@@ -325,6 +326,26 @@ cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
     if w:
         tell_waiters(c, w, handle, ALARM if flags & OBJ_ERROR else 1)
     return True
+
+
+cdef void open_object(Ctx *c, uint64_t handle) noexcept nogil:
+    """A shared array has its payload: from now on the record keeps that alive."""
+    cdef pr_object *o = object_at(c, handle)
+    at_store_release64(&o.state, (at_load_relaxed64(&o.state) & ~<uint64_t>0xFF) | OBJ_OPEN)
+
+
+cdef bint seal_open(Ctx *c, uint64_t handle) noexcept nogil:
+    """Make a shared array an object like any other, where it lies.  False if it is sealed already.
+    Nobody can have waited for it, since its id has been nowhere but in views."""
+    cdef pr_object *o = object_at(c, handle)
+    cdef uint64_t s
+    while True:
+        s = at_load64(&o.state)
+        if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_OPEN:
+            return False
+        # Whoever sees it sealed sees what was written before.
+        if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED):
+            return True
 
 
 # ---- what a blocked worker awaits goes first -----------------------------------------------

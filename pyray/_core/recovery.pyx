@@ -242,8 +242,8 @@ cdef void drop_holds(uint32_t p) noexcept nogil:
 
 
 cdef void orphan_objects(uint32_t p) noexcept nogil:
-    """Objects of p's: what was not sealed goes, unless a live task still makes it; sealed ones stay
-    for as long as somebody holds them."""
+    """Objects of p's: what was not sealed goes, unless a live task still makes it; sealed ones, and
+    shared arrays, stay for as long as somebody holds them."""
     cdef uint32_t k, i
     cdef uint64_t slot, s, ts
     cdef pr_object *o
@@ -256,7 +256,7 @@ cdef void orphan_objects(uint32_t p) noexcept nogil:
             s = at_load64(&o.state)
             if (s & 0xFF) == OBJ_FREE or o.owner != p:
                 continue
-            if (s & 0xFF) == OBJ_SEALED:
+            if (s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_OPEN:
                 o.owner = NODE
                 try_free(C, handle_of(slot, s))
             elif (s & 0xFF) == OBJ_CREATED:
@@ -294,7 +294,8 @@ cdef int reclaim_memory(uint32_t p) except -1:
                         o = object_at(C, slot)
                         s = at_load64(&o.state)
                         # Those that a live process is just freeing are its own to free.
-                        if (s & 0xFF) != OBJ_SEALED and (s & 0xFF) != OBJ_FREEING:
+                        if ((s & 0xFF) != OBJ_SEALED and (s & 0xFF) != OBJ_FREEING
+                                and (s & 0xFF) != OBJ_OPEN):
                             continue
                         if s & OBJ_INLINE or o.size == 0:
                             continue

@@ -274,6 +274,8 @@ cdef object run(pr_task *t, object call, uint64_t *failed):
         mutable = list(values)
         d = deps_of(C, t)
         for i in range(t.ndeps):
+            if d[i].position == PR_NOWHERE:
+                continue
             if alive(C, d[i].object) and object_at(C, d[i].object).state & OBJ_ERROR:
                 failed[0] = d[i].object
                 return None

@@ -6,7 +6,7 @@
 from pyray._core.arrow_encode cimport Encoded
 
 # Raises SerializationError, whose message starts with the path from `root` ("x").
-cdef Encoded encode(object value, object root=*)
+cdef Encoded encode(object value, object root=*, bint by_reference=*)
 # pin keeps the memory alive: arrays are read-only views whose base it is.
 cdef object decode(const char* src, size_t nbytes, object pin)
 

@@ -43,8 +43,8 @@ cdef enum:
     INLINE_ROOM = 256
 
 
-cdef Encoded encode(object value, object root="x"):
-    return encode_store(value, root)
+cdef Encoded encode(object value, object root="x", bint by_reference=False):
+    return encode_store(value, root, by_reference)
 
 
 cdef object decode(const char* src, size_t nbytes, object pin):
@@ -112,7 +112,7 @@ def encoded(value, root="x"):
     Encoded
         The value, ready to be written.
     """
-    return encode_store(value, root)
+    return encode_store(value, root, False)
 
 
 def dumps(value, root="x"):
@@ -130,7 +130,7 @@ def dumps(value, root="x"):
     memoryview
         Read-only bytes, aligned to 64.
     """
-    cdef Encoded made = encode_store(value, root)
+    cdef Encoded made = encode_store(value, root, False)
     cdef Block block = new_block(made.nbytes)
     made.write_to(block.data)
     return memoryview(block)

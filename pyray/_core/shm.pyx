@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset, strerror
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close, ftruncate
+from pyray._core.by_reference cimport shared
 from pyray._core.layout cimport *
 
 import os
@@ -208,6 +209,8 @@ def attach(int fd, uint32_t slot):
     _ctx.slabs = <pr_slab *>(b + h.off_slabs)
     _ctx.payload = b + h.off_payload
     _ctx.readonly = _mapping.readonly_base
+    shared().low = _ctx.payload
+    shared().high = _ctx.payload + h.n_units * PR_UNIT
     _ctx.epoch += 1
     _ctx.broken = False
     _ctx.attached = True
@@ -229,6 +232,7 @@ def detach():
     _ctx.attached = False
     _ctx.broken = False
     _ctx.base = NULL
+    shared().low = shared().high = NULL
     _mapping = None
 
 

@@ -34,7 +34,8 @@ cdef inline void name_record(pr_object *o, uint64_t handle, bytes parent, uint64
 cdef int check_session() except -1
 cdef int check_id(ObjectID oid) except -1
 cdef uint64_t new_record() except 0
-cdef uint64_t alloc(uint64_t size) except? 0xFFFFFFFFFFFFFFFF
+# `zero`: filled with zeros.
+cdef uint64_t alloc(uint64_t size, bint zero=*) except? 0xFFFFFFFFFFFFFFFF
 # Whose value store_value writes: an object of this process's own, a task's last result (it looks
 # for work next), or one that is followed by more.
 cdef enum:
@@ -43,12 +44,16 @@ cdef enum:
     RESULT_MORE = 3
 
 cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
-                     object root) except -1
+                     object root, bint by_reference=*) except -1
+cdef object as_result(object value)
 cdef object load_value(ObjectID oid)
 cdef object load_raw(uint64_t handle, object pin)
 cdef object borrow_for_view(uint64_t handle)
 cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent, uint64_t counter,
-                         uint32_t index)
+                         uint32_t index, bint by_reference=*)
+cdef ObjectID put_arguments(object payload, bytes parent, uint64_t counter, object root)
+cdef ObjectID id_in_record(uint64_t handle)
+cdef dict contained_ids()
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()
@@ -59,6 +64,8 @@ cdef void set_sweep(object sweep)
 cdef void say_unseen(object error)
 cdef int sweep_now() except -1
 cdef bint has_duties()
+
+cdef Pin pin(object oid)
 
 cdef class Pin:
     cdef object mapping

@@ -11,9 +11,10 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from pyray._core.by_reference cimport is_shared, shared
 from pyray._core.dispatch cimport about_to_search, ring_node, wake_process
 from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_footprint, heap_free, heap_touch
-from pyray._core.heap cimport heap_untouched
+from pyray._core.heap cimport heap_untouched, heap_zero
 from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
@@ -430,6 +431,11 @@ cdef void drop_contained(uint64_t handle):
     _dropping = False
 
 
+cdef dict contained_ids():
+    """Object that contains ids -> those ids, for objects that this process is liable for."""
+    return _contained
+
+
 cdef bint has_duties():
     """Whether this process holds ids on behalf of values that others own or hold."""
     return len(_contained) != 0
@@ -486,7 +492,7 @@ cdef uint64_t new_record() except 0:
     return handle
 
 
-cdef uint64_t alloc(uint64_t size) except? 0xFFFFFFFFFFFFFFFF:
+cdef uint64_t alloc(uint64_t size, bint zero=False) except? 0xFFFFFFFFFFFFFFFF:
     """Room for a payload; asks everybody to let go of what is held for nothing before it fails."""
     cdef uint64_t off = heap_alloc(C, size)
     cdef uint64_t fresh
@@ -520,6 +526,9 @@ cdef uint64_t alloc(uint64_t size) except? 0xFFFFFFFFFFFFFFFF:
                 raise ObjectStoreFullError(
                     f"an object of {size} bytes would take {fresh} more bytes of memory, but "
                     f"{reason}")
+    if zero:
+        with nogil:
+            heap_zero(C, off, size)
     heap_touch(C, off, size)
     return off
 
@@ -536,8 +545,15 @@ cdef object full(uint64_t size):
 
 # ---- values --------------------------------------------------------------------------------
 
+cdef object as_result(object value):
+    """What a task returns or yields: a shared array that it has made is sealed."""
+    if is_shared(value):
+        return shared().finish(value)
+    return value
+
+
 cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
-                     object root) except -1:
+                     object root, bint by_reference=False) except -1:
     """Write a value into a record and seal it.  On an error nothing is sealed and nothing lost."""
     cdef pr_object *o = object_at(C, handle)
     cdef char scratch[SCRATCH]
@@ -567,7 +583,9 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
         if not seal(C, handle, flags | OBJ_COMPACT):
             heap_free(C, off, n)
         return 0
-    enc = encode(value, root)
+    if whose != OWN:
+        value = as_result(value)
+    enc = encode(value, root, by_reference)
     count = len(enc.contained)
     total = enc.nbytes
     if count:
@@ -748,12 +766,12 @@ cdef class ViewHold:
 
 
 cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent, uint64_t counter,
-                         uint32_t index):
+                         uint32_t index, bint by_reference=False):
     """A sealed object of this process's own, under the id that hashes from the last three."""
     cdef uint64_t handle = new_record()
     name_record(object_at(C, handle), handle, parent, counter, index)
     try:
-        store_value(handle, value, flags, OWN, root)
+        store_value(handle, value, flags, OWN, root, by_reference)
     except BaseException:
         at_store64(&object_at(C, handle).state,
                    (at_load64(&object_at(C, handle).state) & ~<uint64_t>0xFF) | OBJ_FREEING)
@@ -764,6 +782,18 @@ cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent
 
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root):
     return new_object(value, 0, root, parent, counter, PUT_INDEX)
+
+
+cdef ObjectID put_arguments(object payload, bytes parent, uint64_t counter, object root):
+    """A call's arguments, where they do not fit in its record."""
+    return new_object(payload, 0, root, parent, counter, PUT_INDEX, True)
+
+
+cdef ObjectID id_in_record(uint64_t handle):
+    """The ObjectID of a shared array, which this process holds by its handle only."""
+    cdef pr_name *name = <pr_name *>(object_at(C, handle).data + PR_NAME_AT)
+    return adopt(handle, (<const char *>name.parent_id)[:20],
+                 name.counter & <uint64_t>0xFFFFFFFFFFFF, name.index)
 
 
 # ---- figures ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from pyray._core.records cimport gen_in, gen_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
     RESULT, ObjectID, check_session, escape, new_id, new_object, new_record,
-    store_value, sweep_now,
+    as_result, store_value, sweep_now,
 )
 
 cdef Ctx *C = get_ctx()
@@ -226,7 +226,7 @@ cdef Writer new_writer(uint64_t task):
 
 cdef ObjectID new_item(pr_task *t, uint32_t index, object value, uint64_t flags):
     """An object with a value that a task has yielded; its id is that of a return."""
-    return new_object(value, flags, "item", (<const char *>t.parent_id)[:20], t.counter, index)
+    return new_object(as_result(value), flags, "item", (<const char *>t.parent_id)[:20], t.counter, index)
 
 
 cdef void abandon(Ctx *c, uint64_t handle) noexcept nogil:

@@ -11,7 +11,8 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from pyray._core.compact cimport compact_encode as encode_inline
+from pyray._core.by_reference cimport is_shared, shared
+from pyray._core.compact cimport compact_encode_arguments
 from pyray._core.dispatch cimport announce
 from pyray._core.generators cimport new_generator
 from pyray._core.heap cimport heap_free, heap_reset, heap_trim
@@ -25,8 +26,9 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
-    OWN, ObjectID, alloc, borrow_for_view, check_session, escape, has_duties, load_raw, name_record,
-    new_id, new_object, new_record, put_value, set_sweep, store_reset, store_value, sweep_store,
+    OWN, ObjectID, alloc, as_result, borrow_for_view, check_session, contained_ids, escape,
+    has_duties, load_raw, name_record, new_id, new_object, new_record, put_arguments, put_value,
+    set_sweep, store_reset, store_value, sweep_store,
 )
 from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
 
@@ -51,6 +53,8 @@ cdef uint32_t _group = 0
 cdef uint32_t _captor = 0
 # In a process where several calls run at once: a context variable with the one that asks.
 cdef object _variable = None
+# Used while a call's arguments are encoded, and empty otherwise.
+cdef list _looks = []
 cdef object _sweep_more = None      # what else is to be swept
 cdef object _on_hold = None         # called when a task comes to hold ids and none did before
 
@@ -127,6 +131,10 @@ def put(value):
     # Pickling runs code of the user's, and so may other threads: shutdown waits for this to end.
     C.inflight += 1
     try:
+        if is_shared(value):
+            value = shared().seal(value)
+            if type(value) is ObjectID:
+                return value
         return put_value(value, base(me), me.counter, "x")
     finally:
         C.inflight -= 1
@@ -193,6 +201,20 @@ cdef int hold_for_task(uint64_t handle, list ids) except -1:
     """Keep what a task needs until it is done, and free its record then."""
     _held.append((handle, ids))
     return 0
+
+
+def tasks_that_hold(ObjectID oid):
+    """Handles of tasks that this process has submitted, and not let go of, that an object is kept
+    alive for: it is among their arguments, or inside of them."""
+    cdef dict inside = contained_ids()
+    cdef list found = []
+    for handle, refs in _held:
+        for ref in refs or ():
+            parts = inside.get((<ObjectID>ref).handle, ()) if type(ref) is ObjectID else ()
+            if ref is oid or oid in parts:
+                found.append(handle)
+                break
+    return found
 
 
 def holding():
@@ -326,7 +348,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     global _held_bytes
     cdef TaskContext me = here()
     cdef Py_ssize_t nargs = PyTuple_GET_SIZE(args)
-    cdef Py_ssize_t i, n, ndeps = 0
+    cdef Py_ssize_t i, n, ndeps = 0, nlooks = 0
     cdef uint64_t handle, ret, ext, ext_size, counter
     cdef pr_task *t
     cdef pr_dep *d
@@ -336,6 +358,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     cdef list deps = None
     cdef list ids
     cdef list refs = None
+    cdef list looks = None      # shared arrays that the arguments look into
     cdef ObjectID oid, args_object = None
     cdef object payload = args
     cdef bytes parent = base(me)
@@ -356,16 +379,27 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
                 escape(oid)
                 refs.append(oid)
     # Everything that can fail comes before anything that others can see.
-    n = encode_inline(payload, inline_args, PR_INLINE_ARGS)
+    n = compact_encode_arguments(payload, inline_args, PR_INLINE_ARGS, _looks)
     if n < 0:
         me.counter += 1
         counter = me.counter
-        args_object = put_value(payload, parent, counter, f.path)
+        args_object = put_arguments(payload, parent, counter, f.path)
         escape(args_object)
         flags |= TASK_F_ARGS_OBJECT
         if refs is None:
             refs = []
         refs.append(args_object)
+    elif _looks:
+        looks = _looks[:]
+        _looks.clear()
+        if refs is None:
+            refs = looks
+        for oid in looks:
+            escape(oid)
+            if refs is not looks:
+                refs.append(oid)
+        nlooks = len(looks)
+        ndeps += nlooks
     if refs is not None:
         flags |= TASK_F_HELD
     ext = ext_size = 0
@@ -429,17 +463,25 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     if ndeps:
         d = deps_of(C, t)
         i = 0
-        for position, oid in deps:
-            d[i].object = oid.handle
-            d[i].position = position
-            d[i].next = 0
-            d[i].ready = 0
-            i += 1
+        if deps is not None:
+            for position, oid in deps:
+                d[i].object = oid.handle
+                d[i].position = position
+                d[i].next = 0
+                d[i].ready = 0
+                i += 1
+        if looks is not None:
+            for oid in looks:
+                d[i].object = oid.handle
+                d[i].position = PR_NOWHERE
+                d[i].next = 0
+                d[i].ready = 1
+                i += 1
         at_store64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_WAITING)
         if box is not None and not box_push(C, box.row, box.actor, &box.own, handle):
             take_back(handle, t, ids)
             raise mailbox_full()
-        for i in range(ndeps):
+        for i in range(ndeps - nlooks):
             await_object(C, d[i].object, handle, <uint32_t>i)
         if task_ready(C, handle):
             enqueue(C, handle)
@@ -584,6 +626,7 @@ def put_result(value, bint error):
     check_session()
     me.counter += 1
     if not error:
+        value = as_result(value)
         return put_value(value, base(me), me.counter, "result")
     return new_object(value, OBJ_ERROR, "exception", base(me), me.counter, 0)
 

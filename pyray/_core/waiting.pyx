@@ -26,9 +26,10 @@ from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_cl
 from pyray._core.queues cimport queue_more
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 from pyray._core.store cimport (
-    ObjectID, PACKED_BYTES, check_id, check_session, load_value, sweep_now,
+    ObjectID, check_id, check_session, load_raw, load_value, sweep_now,
 )
 
+from pyray._core import serializer
 from pyray._core.errors import (
     GetTimeoutError, ProcessLimitError, SessionError, without_core,
 )
@@ -627,7 +628,7 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
 def arrow_parts(ObjectID oid):
     """An object's bytes and whether they are the compact form; waits for it."""
     cdef pr_object *o
-    cdef uint64_t s, size, count
+    cdef uint64_t s, size
     check_id(oid)
     if not sealed(C, oid.handle):
         wait_for(&oid.handle, 1, 1, -1, False, [oid])
@@ -637,6 +638,53 @@ def arrow_parts(ObjectID oid):
     if s & OBJ_INLINE:
         return (<const char *>o.data)[:size], True
     if s & OBJ_NESTED:
-        memcpy(&count, C.readonly + o.off + size - 8, 8)
-        size -= count * PACKED_BYTES + 8
+        # Shared arrays inside are only referred to: an Arrow stream is to have their elements.
+        return serializer.dumps(load_raw(oid.handle, oid)), False
     return (C.readonly + o.off)[:size], bool(s & OBJ_COMPACT)
+
+
+def poll(look, double seconds):
+    """Call `look()` about every millisecond until it returns something, as a wait: the running task
+    gives its CPU up meanwhile.
+
+    Parameters
+    ----------
+    look : callable
+        Returns None while the wait is to go on; may raise.
+    seconds : float
+        For how long; negative: no limit.
+
+    Returns
+    -------
+    object
+        What `look` returned, or None when the time was up.
+    """
+    cdef int64_t start = now_ns(), now = start, looked = start
+    cdef int64_t until = start + <int64_t>(seconds * 1e9)
+    cdef bint blocked = False
+    mapping = current_mapping()
+    try:
+        while True:
+            found = look()
+            if found is not None or (seconds >= 0 and now >= until):
+                return found
+            if not blocked and now - start > 2000000 and on_task_thread():
+                blocked = True
+                give_up(NULL, 0)
+            with nogil:
+                # Nobody tells us: this only sleeps, and shorter at first.
+                futex_wait(&C.dispatch.sweep, C.dispatch.sweep, min(1000000, 20000 + now - start))
+            PyErr_CheckSignals()
+            if current_mapping() is not mapping or at_load32(&C.dispatch.stopping):
+                raise SessionError("the session was shut down during this wait")
+            check_session()
+            now = now_ns()
+            if now - looked >= CHUNK_NS:
+                looked = now
+                rescue(C)
+                refusal = refused()
+                if refusal is not None:
+                    raise refusal
+    finally:
+        if blocked and current_mapping() is mapping:
+            settle(False)
