@@ -35,7 +35,7 @@ __all__ = ["SharedArray", "empty", "empty_like", "full", "zeros"]
 # What a task held is let go of a moment after its result is there.
 GRACE_SECONDS = 0.1
 _MAX_DIMS = 64
-_NODE, _DEDICATED = 1, 3    # a process's slot, and a role
+_NODE, _DEDICATED = 1, 3  # a process's slot, and a role
 _kind: Any = None
 
 
@@ -54,8 +54,8 @@ def empty(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArr
     Returns
     -------
     SharedArray
-        An ndarray whose memory lies in the store, aligned to 64 bytes, from 64 KiB on to a page. Its
-        elements are what happened to be there.
+        An ndarray whose memory lies in the store, aligned to 64 bytes, from 64 KiB on to a page.
+        Its elements are what happened to be there.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def zeros(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArr
 
 
 def full(
-    shape: Shape, fill_value: ArrayLike, dtype: DTypeLike = None, order: str = "C"
+    shape: Shape, fill_value: ArrayLike, dtype: DTypeLike | None = None, order: str = "C"
 ) -> SharedArray:
     """An array in the store, filled with a value, that tasks can write to in place.
 
@@ -146,7 +146,10 @@ def full(
 
 
 def empty_like(
-    prototype: ArrayLike, dtype: DTypeLike = None, order: str = "K", shape: Shape | None = None
+    prototype: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: str = "K",
+    shape: Shape | None = None,
 ) -> SharedArray:
     """An array in the store like another one, that tasks can write to in place.
 
@@ -196,7 +199,7 @@ def _make(what: str, shape: Shape, dtype: DTypeLike, order: str, zero: bool) -> 
     if order not in ("C", "F"):
         raise ValueError(f"{what}: order is 'C' or 'F', not {order!r}")
     try:
-        lengths = (operator.index(shape),)  # type: ignore[arg-type]
+        lengths: tuple[int, ...] = (operator.index(shape),)  # type: ignore[arg-type]
     except TypeError:
         try:
             lengths = tuple(operator.index(n) for n in shape)  # type: ignore[union-attr]
@@ -204,7 +207,7 @@ def _make(what: str, shape: Shape, dtype: DTypeLike, order: str, zero: bool) -> 
             raise TypeError(
                 f"{what}: shape is a whole number or a sequence of such, not {shape!r}"
             ) from None
-    kind = np.dtype(dtype)
+    kind: Any = np.dtype(dtype)
     if kind.subdtype is not None:
         kind, more = kind.subdtype
         lengths += more
