@@ -202,7 +202,7 @@ def _make(what: str, shape: Shape, dtype: DTypeLike, order: str, zero: bool) -> 
     if order not in ("C", "F"):
         raise ValueError(f"{what}: order is 'C' or 'F', not {order!r}")
     try:
-        lengths = (operator.index(shape),)  # type: ignore[arg-type]
+        lengths: tuple[int, ...] = (operator.index(shape),)  # type: ignore[arg-type]
     except TypeError:
         try:
             lengths = tuple(operator.index(n) for n in shape)  # type: ignore[union-attr]
@@ -210,7 +210,7 @@ def _make(what: str, shape: Shape, dtype: DTypeLike, order: str, zero: bool) -> 
             raise TypeError(
                 f"{what}: shape is a whole number or a sequence of such, not {shape!r}"
             ) from None
-    kind = np.dtype(dtype)
+    kind: Any = np.dtype(dtype)
     if kind.subdtype is not None:
         kind, more = kind.subdtype
         lengths += more

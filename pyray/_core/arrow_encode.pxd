@@ -53,7 +53,7 @@ cdef class Encoded:
     cdef object path(self, object root)
 
 
-# `by_reference`: arrays that are parts of shared ones travel as what they are, for a call's arguments.
+# `by_reference`: arrays that are parts of shared ones travel as such, for a call's arguments.
 cdef Encoded encode_store(object value, object root, bint by_reference)
 # All but the elements of an array, which are to be written in place: those are the last thing in
 # the store form, rounded up to 64 bytes.  `paged`: they begin with a page.

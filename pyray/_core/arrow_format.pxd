@@ -54,8 +54,8 @@ cdef enum:
     OP_DEFINITION = 13  # n is the number under which the definition was shipped
     OP_AGAIN = 14       # the n-th class or function of this object once more
     OP_BY_VALUE = 15    # a class or function itself: a pickle follows
-    OP_SHARED = 16      # part of a shared array: ObjectID, place (int), whether it may be written
-                        # to (bool), dtype, n lengths, n strides
+    # Part of a shared array: ObjectID, place (int), writable (bool), dtype, n lengths, n strides.
+    OP_SHARED = 16
 
 # The element types of tensors, which are also dtype codes in ndarray tokens.
 cdef enum:

@@ -1,4 +1,4 @@
-# Shared arrays as the serializer sees them.  It stands below the store, so the runtime joins in here.
+# Shared arrays as the serializer sees them. It stands below the store: the runtime joins in here.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
@@ -34,8 +34,8 @@ cdef Shared* shared() noexcept
 cdef inline bint is_shared(object value) noexcept:
     return PYRAY_CLASS(value) == shared().kind
 
-# The view that such a place stands for; `oid` may be None.  `writable`: as long as the array is open;
-# `copy`: it is to be this process's own, to be written to, once it is sealed.
+# The view that such a place stands for; `oid` may be None.  `writable`: as long as the array is
+# open; `copy`: once it is sealed, it is to be this process's own, and writable.
 cdef object restore_view(uint64_t handle, object oid, object dtype, int64_t at, int ndim,
                          const Py_ssize_t* dims, const Py_ssize_t* strides, bint writable,
                          bint copy)

@@ -25,7 +25,7 @@ cdef object restore_view(uint64_t handle, object oid, object dtype, int64_t at, 
                          const Py_ssize_t* dims, const Py_ssize_t* strides, bint writable,
                          bint copy):
     if _shared.restore == NULL:
-        import pyray._core.shared_arrays  # noqa: F401
+        __import__("pyray._core.shared_arrays")
     if _shared.low == NULL:
         raise CorruptObjectError("a shared array, outside of any session")
     return _shared.restore(handle, oid, dtype, at, ndim, dims, strides, writable, copy)

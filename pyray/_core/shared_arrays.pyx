@@ -419,7 +419,7 @@ cdef int find(PyObject* array, bint by_reference, View* found) except -1:
 
 
 def set_sealer(sealer):
-    """Have `sealer(array)` seal arrays for put() and results: it returns the ObjectID, or raises."""
+    """Have `sealer(array)` seal arrays for put() and results: it gives the ObjectID, or raises."""
     global _sealer
     _sealer = sealer
 
@@ -485,10 +485,13 @@ def try_seal(array):
         return r.holder
     plain = Py_REFCNT(r.flat) - r.n_views
     if plain or r.lent:
-        raise BufferError(
-            f"this shared array cannot be sealed while {plain} plain array(s) made of it (by "
-            f"numpy.asarray, or .view(numpy.ndarray)) and {r.lent} buffer(s) (memoryviews, Cython's "
-            "included) could still write to it: drop them, or copy them")
+        what = []
+        if plain:
+            what.append(f"{plain} plain array(s) made of it, by numpy.asarray or .view(ndarray)")
+        if r.lent:
+            what.append(f"{r.lent} buffer(s) of it, as memoryviews are, Cython's included")
+        raise BufferError(f"this shared array cannot be sealed, for this process could still write "
+                          f"to it through {' and '.join(what)}: drop or copy them first")
     o = object_at(C, r.handle)
     if Py_REFCNT(<PyObject*>r.holder) > 1:
         sweep()

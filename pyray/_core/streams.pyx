@@ -226,7 +226,8 @@ cdef Writer new_writer(uint64_t task):
 
 cdef ObjectID new_item(pr_task *t, uint32_t index, object value, uint64_t flags):
     """An object with a value that a task has yielded; its id is that of a return."""
-    return new_object(as_result(value), flags, "item", (<const char *>t.parent_id)[:20], t.counter, index)
+    return new_object(as_result(value), flags, "item", (<const char *>t.parent_id)[:20], t.counter,
+                      index)
 
 
 cdef void abandon(Ctx *c, uint64_t handle) noexcept nogil:

@@ -16,7 +16,6 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
 
 from pyray._core.dispatch cimport (
     alone_on_cpu, announce, rescue, ring_node, token_release, token_resume, token_take,
