@@ -198,7 +198,6 @@ def empty_like(
 def _make(what: str, shape: Shape, dtype: DTypeLike, order: str, zero: bool) -> SharedArray:
     import numpy as np
 
-    lengths: tuple[int, ...]
     if order not in ("C", "F"):
         raise ValueError(f"{what}: order is 'C' or 'F', not {order!r}")
     try:

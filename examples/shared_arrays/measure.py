@@ -1,0 +1,87 @@
+"""Seconds and peak memory of the same work done in several ways, for the examples beside this file."""
+
+import contextlib
+import importlib
+import importlib.util
+import threading
+import time
+
+import psutil
+
+WORKERS = 2
+
+
+class Peak(threading.Thread):
+    """Samples what this process and all below it hold, until `stop`.
+
+    It adds up PSS: a page that n processes have mapped counts 1/n for each, and so once in the sum.
+    Resident sizes would count it n times, and make shared memory look dear. A peak that is shorter
+    than the pause between two samples may be missed.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        self.least = self.most = self.sample()
+        self.done = threading.Event()
+
+    def sample(self):
+        total = 0
+        for process in self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return total
+
+    def run(self):
+        while not self.done.wait(0.005):
+            self.most = max(self.most, self.sample())
+
+    def stop(self):
+        self.done.set()
+        self.join()
+        return self.most - self.least
+
+
+def session(module):
+    """A session of pyray or Ray, which have the same interface."""
+    ray = importlib.import_module(module)
+    options = {"include_dashboard": False, "log_to_driver": False} if module == "ray" else {}
+    ray.init(num_cpus=WORKERS, **options)
+    return ray
+
+
+def compare(contenders, arguments, small, look, rounds=3):
+    """Print a line for each contender, by name.
+
+    A contender is a generator function that starts its workers and yields a function that does the
+    work: it takes `arguments`, and gives what comes out to `look`. It is first called with `small`
+    ones, so that the workers have imported what they need. Memory is measured in one session, whose
+    pages are nearly all new, and time in another, where nobody samples.
+    """
+
+    def ready(work):
+        for _ in range(5):
+            work(*small, lambda result: None)
+        return work
+
+    print(f"{'':<32}{'at rest':>10}{'more at the peak':>18}{'first run':>12}{'best':>9}")
+    for name, contender in contenders.items():
+        if name.startswith("Ray") and importlib.util.find_spec("ray") is None:
+            print(f"{name:<32}Ray is not installed here")
+            continue
+        start = contextlib.contextmanager(contender)
+        with start() as work:
+            ready(work)
+            peak = Peak()
+            peak.start()
+            work(*arguments, look)
+            more = peak.stop()
+        times = []
+        with start() as work:
+            ready(work)
+            for _ in range(rounds):
+                started = time.perf_counter()
+                work(*arguments, look)
+                times.append(time.perf_counter() - started)
+        memory = f"{peak.least / 1e6:>7.0f} MB{more / 1e6:>15.1f} MB"
+        print(f"{name:<32}{memory}{times[0]:>10.2f} s{min(times):>7.2f} s", flush=True)
