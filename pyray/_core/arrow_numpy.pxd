@@ -26,7 +26,7 @@ cdef int array_copy_to(PyObject* array, char* dst) except -1
 # What tells a dtype: its string, the dtype itself (to be pickled), or None (pickle the array).
 cdef object dtype_description(PyObject* array_or_scalar)
 cdef object element_array(int element, int ndim, const Py_ssize_t* dims, bint fortran,
-                          char* data, object pin)
+                          char* data, object pin, bint writable)
 cdef object raw_array(object dtype, int ndim, const Py_ssize_t* dims, bint fortran,
-                      char* data, size_t nbytes, object pin)
+                      char* data, size_t nbytes, object pin, bint writable)
 cdef object raw_scalar(object dtype, char* data, size_t nbytes)

@@ -11,6 +11,9 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from pyray._core.arrow_block cimport Block
+from pyray._core.arrow_numpy cimport ArrayInfo, array_info, numpy_types
+
 import _thread
 import contextvars
 import copyreg
@@ -57,6 +60,7 @@ cdef object _fast_pickler = None
 cdef object _cloud_pickler = None
 cdef object _pickle_loads = None
 cdef object _PicklingError = None
+cdef object _PickleBuffer = None
 # The limit is the whole process's: the first one in raises it, the last one out restores it.
 cdef object _room_lock = _thread.RLock()
 cdef int _rooms = 0
@@ -312,6 +316,30 @@ cdef object _reduce_arrow(object obj):
     return _restore_arrow, (sink.getvalue(), type(obj) is pyarrow.Table)
 
 
+# -- read-only arrays --------------------------------------------------------------------------
+
+cdef object _reduce_array(object array):
+    """Reduce a read-only array as if it could be written to, as arrays outside of pickles are.
+
+    Pickle would note that it is read-only, and then even ``get(writable=True)`` could not have it
+    otherwise; most such arrays are views of the store, inside a table that is passed on.
+    """
+    cdef ArrayInfo info
+    cdef Block block
+    if array.flags.writeable:
+        return NotImplemented
+    reduced = array.__reduce_ex__(5)
+    if type(reduced[1][0]) is not _PickleBuffer:
+        return reduced      # its elements are no plain bytes, or scattered: they are copied
+    array_info(<PyObject*> array, &info)
+    block = Block.__new__(Block)
+    block.data = info.data
+    block.nbytes = info.nbytes
+    block.pin = array
+    block.writable = True   # so it says; pickling only reads it
+    return reduced[0], (_PickleBuffer(block), *reduced[1][1:])
+
+
 # -- pickling ------------------------------------------------------------------------------------
 
 class _NeedsCloudpickle(Exception):
@@ -334,6 +362,8 @@ cdef object _reduce(PickleState state, object obj, bint cloud):
         if not cloud:
             raise _NeedsCloudpickle
         return NotImplemented
+    if <PyObject*> cls == numpy_types().ndarray:
+        return _reduce_array(obj)
     if cls is memoryview:       # cloudpickle would make bytes of it
         return _restore_view, (obj.tobytes(), obj.format, obj.shape)
     if isinstance(obj, io.TextIOWrapper) and obj is not sys.stdout and obj is not sys.stderr:
@@ -352,7 +382,7 @@ cdef object _reduce(PickleState state, object obj, bint cloud):
 
 cdef object _load_pickle():
     """Import pickle and make the two picklers."""
-    global _fast_pickler, _pickle_loads, _PicklingError
+    global _fast_pickler, _pickle_loads, _PicklingError, _PickleBuffer
     import pickle
 
     class FastPickler(pickle.Pickler):
@@ -365,6 +395,7 @@ cdef object _load_pickle():
 
     _pickle_loads = pickle.loads
     _PicklingError = pickle.PicklingError
+    _PickleBuffer = pickle.PickleBuffer
     _fast_pickler = FastPickler
 
 

@@ -39,6 +39,7 @@ cdef enum:
 
 # Flag of a Target, for Python.
 RETRY_EXCEPTIONS = TASK_F_RETRY_EXC
+WRITABLE = TASK_F_WRITABLE
 
 # [(task handle, what it needs kept alive)]: tasks that hold ids until they are done.
 cdef list _held = []
