@@ -54,9 +54,7 @@ def _handle(number: str) -> LocalHandle:
 class LocalMethod:
     """A method of such an actor."""
 
-    def __init__(
-        self, handle: LocalHandle, name: str, nreturns: int | str, writable: bool
-    ) -> None:
+    def __init__(self, handle: LocalHandle, name: str, nreturns: int | str, writable: bool) -> None:
         self._handle = handle
         self._name = name
         self._nreturns = nreturns

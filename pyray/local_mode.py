@@ -69,9 +69,7 @@ def call(
             # What the call writes to is not to be the caller's, as it is not elsewhere.
             args, kwargs = get(tasks.put_result((args, kwargs), False), writable=True)
         values = [get(a, writable=own) if type(a) is ObjectID else a for a in args]
-        named = {
-            k: get(v, writable=own) if type(v) is ObjectID else v for k, v in kwargs.items()
-        }
+        named = {k: get(v, writable=own) if type(v) is ObjectID else v for k, v in kwargs.items()}
         _calls += 1
         with environment.applied(_env):
             running.append(Running(_calls, name, function, _resources(options), _env))

@@ -375,9 +375,7 @@ def test_a_task_writes_to_its_arguments(ray: Any, size: int) -> None:
     arrays = [np.full(size, float(i)) for i in range(5)]
     first, third = ray.put(arrays[0]), ray.put(arrays[3])
     for _ in range(2):
-        found = ray.get(
-            work.remote(first, arrays[1], {"x": arrays[2]}, c=third, d=[arrays[4]])
-        )
+        found = ray.get(work.remote(first, arrays[1], {"x": arrays[2]}, c=third, d=[arrays[4]]))
         assert found == [1, 2, 3, 4, 5]
     assert ray.get([first, third])[0][-1] == 0 and ray.get(third)[-1] == 3
     assert [a[-1] for a in arrays] == [0, 1, 2, 3, 4]
@@ -631,17 +629,24 @@ def test_touching_1_mb_of_a_gigabyte_costs_1_mb() -> None:
 
 
 SHORT_OF = """
-import ctypes, resource
+import ctypes, pathlib, resource
 import numpy as np
 import pyray as ray
+
+def private():
+    lines = pathlib.Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if "memfd:pyray" in line and " rw-p " in line]
 
 ray.init(num_cpus=1, object_store_memory=256 << 20)
 ref = ray.put(np.arange(1 << 17))
 big = ray.put(np.zeros(1 << 24))
-assert ray.get(ref, writable=True).flags.writeable
+mine = ray.get(ref, writable=True)
+assert len(private()) == 1
+del mine
+assert not private()
 
 # Address space.
-size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+size = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), hard))
 try:
@@ -670,13 +675,13 @@ full = libc.mmap(None, 4096, 3, 0x22, -1, 0)
 while full != ctypes.c_void_p(-1).value and full is not None:
     full = libc.mmap(None, 4096, 1 + 2 * (full >> 12 & 1), 0x22, -1, 0)
 mine = ray.get(ref, writable=True)
-lines = [l for l in open("/proc/self/maps") if "pyray" in l and " rw-p " in l]
+lines = private()
 libc.munmap(base, pages << 12)
 assert not lines, lines
 mine += 1
 assert mine[-1] == 1 << 17 and ray.get(ref)[-1] == (1 << 17) - 1
 mine = ray.get(ref, writable=True)
-assert [l for l in open("/proc/self/maps") if "pyray" in l and " rw-p " in l]
+assert len(private()) == 1
 ray.shutdown()
 print("done")
 """
