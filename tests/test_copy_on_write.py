@@ -1,7 +1,7 @@
 """`writable=True`: arrays that may be written to, which nobody else sees.
 
-Large ones (LARGE) are mapped and copied page by page, small ones (SMALL) copied at once; what is said
-of one holds of the other.
+Large ones (LARGE) are mapped and copied page by page, small ones (SMALL) copied at once; what is
+said of one holds of the other.
 """
 
 from __future__ import annotations

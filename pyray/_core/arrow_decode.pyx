@@ -76,6 +76,7 @@ cdef class _Reader:
     cdef const char* body
     cdef size_t nbytes, body_size
     cdef object pin
+    cdef object source              # a PrivateCopy's own pin, which it lets go of once it has copied
     cdef bint writable              # arrays lie in `pin` itself, which is a PrivateCopy
     cdef dict arrays                # by tensor; writable ones only
     cdef list classes
@@ -615,6 +616,8 @@ cdef object decode_store(const char* src, size_t nbytes, object pin):
     reader.src = src
     reader.nbytes = nbytes
     reader.pin = pin
-    reader.writable = type(pin) is PrivateCopy
+    if type(pin) is PrivateCopy:
+        reader.writable = True
+        reader.source = (<PrivateCopy> pin).pin
     reader.open()
     return reader.read()

@@ -16,4 +16,5 @@ cdef class PrivateCopy:
     cdef char* memory(self, size_t first, size_t at) except NULL
     cdef int make(self) except -1
 
-cdef PrivateCopy private_copy(const char* src, size_t nbytes, int fd, uint64_t offset, object pin)
+cdef PrivateCopy private_copy(const char* src, size_t nbytes, int fd, uint64_t offset,
+                              object pin)

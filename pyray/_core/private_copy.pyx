@@ -89,8 +89,9 @@ cdef class PrivateCopy:
         return 0
 
 
-cdef PrivateCopy private_copy(const char* src, size_t nbytes, int fd, uint64_t offset, object pin):
-    """Prepare for a copy of a value's bytes, which `pin` keeps in the store, at `offset` of `fd`."""
+cdef PrivateCopy private_copy(const char* src, size_t nbytes, int fd, uint64_t offset,
+                              object pin):
+    """Prepare for a copy of a value, which `pin` keeps in the store, at `offset` of the file."""
     cdef PrivateCopy made = PrivateCopy.__new__(PrivateCopy)
     made.src = src
     made.nbytes = nbytes
