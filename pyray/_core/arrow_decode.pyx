@@ -76,7 +76,7 @@ cdef class _Reader:
     cdef const char* body
     cdef size_t nbytes, body_size
     cdef object pin
-    cdef object source              # a PrivateCopy's own pin, which it lets go of once it has copied
+    cdef object source              # a PrivateCopy's pin, which it lets go of once it has copied
     cdef bint writable              # arrays lie in `pin` itself, which is a PrivateCopy
     cdef dict arrays                # by tensor; writable ones only
     cdef list classes
