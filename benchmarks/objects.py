@@ -30,6 +30,7 @@ MEGABYTE = 10**6
 MEMCPY = "memcpy"
 UNTOUCHED = "memcpy to untouched shared pages"
 PICKLE = "pickle 5"
+COPY = "get and copy"
 
 
 @dataclass
@@ -203,6 +204,26 @@ def _get_100(bench: Large) -> dict[str, Sample]:
     return {
         PYRAY: micros_each(lambda: ray.get(ref), 1000),
         PICKLE: micros_each(lambda: pickle.loads(data), 1),
+    }
+
+
+@LARGE.add(
+    "get-writable-100",
+    "get of 100 MB, writable, and touch a page of it",
+    "µs",
+    at_most_times(0.01, COPY),
+    rounds=7,
+)
+def _get_writable_100(bench: Large) -> dict[str, Sample]:
+    warm_session(bench.hundred)
+    ref = ray.put(bench.hundred)
+
+    def touch(array: np.ndarray) -> None:
+        array[array.size // 2] = 1.0
+
+    return {
+        PYRAY: micros_each(lambda: touch(ray.get(ref, writable=True)), 200),
+        COPY: micros_each(lambda: touch(ray.get(ref).copy()), 1),
     }
 
 

@@ -121,6 +121,8 @@ class ActorClass:
         ref = actors.new_ref()
         try:
             flags, payload, deps = actors.prepare(args, kwargs, tasks.ArgumentPath(self._name))
+            if options["writable"]:
+                flags |= tasks.WRITABLE
             made = _find(
                 current,
                 "create_actor",
@@ -168,6 +170,7 @@ _FOR_THE_NODE = (
     "max_concurrency",
     "concurrency_groups",
     "allow_out_of_order_execution",
+    "writable",
 )
 
 

@@ -42,6 +42,9 @@ class ActorMethod(actors.MethodCaller):
         )
         if options.get("retry_exceptions", known.retry_exceptions):
             self.flags |= tasks.RETRY_EXCEPTIONS
+        writable = options.get("writable", known.writable)
+        if handle._pyray_settings["writable"] if writable is None else writable:
+            self.flags |= tasks.WRITABLE
         group = options.get("concurrency_group")
         self.group = known.group if group is None else interface.group(group, name)
         self.max_pending = max(0, handle._pyray_settings["max_pending_calls"])

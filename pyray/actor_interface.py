@@ -33,6 +33,9 @@ def method(*args: Any, **options: Any) -> Any:
         Whether (or after which exceptions) a call that raises is run again.
     concurrency_group : str
         Which of the class's ``concurrency_groups`` it belongs to.
+    writable : bool
+        Whether the arrays among its arguments are copies of its own, which it may write to;
+        default: as it is for the class.
 
     Raises
     ------
@@ -78,6 +81,7 @@ class Method(NamedTuple):
     retry_exceptions: bool | None
     group: int
     window: int
+    writable: bool | None
     least: int
     most: int
 
@@ -120,6 +124,7 @@ class Interface:
                 None if retry is None else bool(retry),
                 0 if group is None else self.group(group, name),
                 max(0, options.get("_generator_backpressure_num_objects", 0)),
+                options.get("writable"),
                 least,
                 most,
             )

@@ -8,6 +8,7 @@ from typing import Any
 from pyray.options import (
     CLUSTER_ONLY,
     check_exceptions,
+    check_flag,
     check_options,
     check_returns,
     check_whole,
@@ -18,7 +19,7 @@ from pyray.scheduling import OLD_OPTIONS
 # Shared with functions, and checked there.
 _COMMON = (
     "num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", "scheduling_strategy",
-    *OLD_OPTIONS,
+    "writable", *OLD_OPTIONS,
 )  # fmt: skip
 # Ray's, without effect on one machine.
 _IGNORED = CLUSTER_ONLY | {"object_store_memory", "enable_tensor_transport", "_actor_init_args"}
@@ -40,6 +41,7 @@ ACTOR_DEFAULTS: dict[str, Any] = {
     "allow_out_of_order_execution": None,
     "runtime_env": None,
     "scheduling_strategy": None,
+    "writable": False,
 }
 METHOD_DEFAULTS: dict[str, Any] = {
     "num_returns": None,
@@ -48,6 +50,7 @@ METHOD_DEFAULTS: dict[str, Any] = {
     "concurrency_group": None,
     "name": None,
     "_generator_backpressure_num_objects": None,
+    "writable": None,
 }
 _METHOD_IGNORED = frozenset({"enable_task_events", "tensor_transport", "_tensor_transport"})
 MOST = 2**31 - 1
@@ -160,4 +163,6 @@ def check_method_options(given: Mapping[str, Any], what: str = "@method") -> dic
             raise TypeError(f"{what}: {name} is a string, not {out[name]!r}")
     if "_generator_backpressure_num_objects" in out:
         check_window(out["_generator_backpressure_num_objects"], what)
+    if "writable" in out:
+        check_flag(out["writable"], "writable", what)
     return out

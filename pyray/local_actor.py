@@ -36,7 +36,11 @@ class LocalHandle(ActorHandle):
         interface = self.__dict__.get("_pyray_interface")
         if interface is None or name not in interface.methods:
             return super().__getattr__(name)
-        return LocalMethod(self, name, interface.methods[name].nreturns)
+        known = interface.methods[name]
+        writable = self.__dict__["_pyray_settings"]["options"]["writable"]
+        return LocalMethod(
+            self, name, known.nreturns, writable if known.writable is None else known.writable
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         _handles[self._actor_id] = self
@@ -50,21 +54,27 @@ def _handle(number: str) -> LocalHandle:
 class LocalMethod:
     """A method of such an actor."""
 
-    def __init__(self, handle: LocalHandle, name: str, nreturns: int | str) -> None:
+    def __init__(self, handle: LocalHandle, name: str, nreturns: int | str, writable: bool) -> None:
         self._handle = handle
         self._name = name
         self._nreturns = nreturns
+        self._writable = writable
 
     def options(self, **options: Any) -> LocalMethod:
         """The same method with other options for its calls."""
         changed = check_method_options(options, f"{self._name}.options()")
-        return LocalMethod(self._handle, self._name, changed.get("num_returns", self._nreturns))
+        return LocalMethod(
+            self._handle,
+            self._name,
+            changed.get("num_returns", self._nreturns),
+            changed.get("writable", self._writable),
+        )
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method now, and store what it returns or raises."""
         fields = self._handle.__dict__
         name = f"{fields['_pyray_interface'].name}.{self._name}"
-        options = {"num_returns": self._nreturns}
+        options = {"num_returns": self._nreturns, "writable": self._writable}
         raw = raw_method(fields["_pyray_class"], self._name)
         if raw is not None:
             skip = 0 if isinstance(raw, staticmethod) else 1
@@ -135,7 +145,8 @@ def make_actor(
     handle = LocalHandle(cls, options)
     constructor = f"{cls.__name__}.__init__"
     env = handle.__dict__["_pyray_env"]
-    made = local_mode.call(cls, constructor, {"num_returns": -1}, args, kwargs, env)
+    how = {"num_returns": -1, "writable": options["writable"]}
+    made = local_mode.call(cls, constructor, how, args, kwargs, env)
     if isinstance(made, BaseException):
         text = f"the actor {cls.__name__} could not be made: its constructor raised\n{made}"
         error = ActorDiedError(text, handle._actor_id, cls.__name__, cause=made)

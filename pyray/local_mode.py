@@ -64,8 +64,12 @@ def call(
     outer = _env
     try:
         _env = environment_of(options) if env is None else env
-        values = [get(a) if type(a) is ObjectID else a for a in args]
-        named = {k: get(v) if type(v) is ObjectID else v for k, v in kwargs.items()}
+        own = bool(options["writable"])
+        if own:
+            # What the call writes to is not to be the caller's, as it is not elsewhere.
+            args, kwargs = get(tasks.put_result((args, kwargs), False), writable=True)
+        values = [get(a, writable=own) if type(a) is ObjectID else a for a in args]
+        named = {k: get(v, writable=own) if type(v) is ObjectID else v for k, v in kwargs.items()}
         _calls += 1
         with environment.applied(_env):
             running.append(Running(_calls, name, function, _resources(options), _env))

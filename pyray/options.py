@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "name": None,
     "runtime_env": None,
     "scheduling_strategy": None,
+    "writable": False,
 }
 
 
@@ -84,6 +85,8 @@ def check_options(given: Mapping[str, Any], what: str = "@remote") -> dict[str, 
         check_whole(out["max_retries"], "max_retries", what, -1, 32767)
     if "retry_exceptions" in out:
         out["retry_exceptions"] = check_exceptions(out["retry_exceptions"], what)
+    if "writable" in out:
+        check_flag(out["writable"], "writable", what)
     if out.get("name") is not None and not isinstance(out["name"], str):
         raise TypeError(f"{what}: name is a string, not {out['name']!r}")
     if "runtime_env" in out:
@@ -98,6 +101,11 @@ def check_amount(value: Any, name: str, what: str) -> None:
         raise TypeError(f"{what}: {name} is a number, not {value!r}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"{what}: {name} is 0 or more and finite, not {value!r}")
+
+
+def check_flag(value: Any, name: str, what: str) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{what}: {name} is True or False, not {value!r}")
 
 
 def check_whole(value: Any, name: str, what: str, low: int, high: int) -> None:

@@ -110,6 +110,8 @@ class RemoteFunction:
         options = self._options
         caller.max_retries = options["max_retries"]
         caller.flags = tasks.RETRY_EXCEPTIONS if options["retry_exceptions"] else 0
+        if options["writable"]:
+            caller.flags |= tasks.WRITABLE
         window = options["_generator_backpressure_num_objects"] or 0
         n = options["num_returns"]
         caller.returns(1 if n is None else n, max(0, window))
@@ -286,6 +288,10 @@ def remote(*args: Any, **options: Any) -> Any:
     scheduling_strategy : optional
         A placement group to run in: see `pyray.util.scheduling_strategies`. Other strategies make
         no difference on one machine.
+    writable : bool, default False
+        Have the arrays among its arguments as copies of its own, which it may write to, large ones
+        copied page by page as it does; see the page on copy on write. Of a class: for its
+        constructor and all its methods.
 
     Returns
     -------

@@ -140,6 +140,12 @@ def resident(pid: int | str = "self") -> int:
     raise AssertionError("no RssAnon in /proc")
 
 
+def rollup() -> dict[str, int]:
+    """Bytes of this process's memory by kind, as the kernel adds them up page by page."""
+    lines = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
+
+
 # ---- scripts -----------------------------------------------------------------------------------
 
 

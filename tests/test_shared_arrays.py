@@ -597,6 +597,38 @@ def test_objects_hold_copies_of_what_is_open_and_refer_to_what_is_sealed(ray: An
     assert part.tolist() == [1, 1, 1]
 
 
+def test_copy_on_write_of_what_was_shared(ray: Any) -> None:
+    @ray.remote
+    def make() -> Any:
+        return ray.shared.full(100_000, 1)
+
+    @ray.remote(writable=True)
+    def write(view: Any, pad: str = "") -> float:
+        view[0] = 7
+        return float(view.sum())
+
+    a = ray.shared.full(100_000, 1)
+    small = ray.shared.full(10, 1)
+    assert ray.get(write.remote(a[1:])) == 100_005  # open: in place
+    assert a[1] == 7
+    a[1] = 1
+    refs = [a.seal(), ray.put([a]), make.remote(), ray.put({"in": Holder(a)}), small.seal()]
+    for ref in refs[:3]:
+        value = ray.get(ref, writable=True)
+        value = value[0] if isinstance(value, list) else value
+        value[5] = 3
+        assert value.sum() == 100_002
+    held = ray.get(refs[3], writable=True)["in"].view
+    held[0] = 2
+    assert held.sum() == 100_001
+    assert ray.get(write.remote(refs[2])) == 100_006
+    assert ray.get(write.remote(a[1:], pad="x" * 100)) == 100_005
+    assert ray.get(write.remote(a[1:])) == 100_005
+    assert ray.get(write.remote(small)) == 16
+    assert a.sum() == ray.get(refs[0]).sum() == ray.get(refs[2]).sum() == 100_000
+    assert small.sum() == 10
+
+
 # ---- where it may not go -------------------------------------------------------------------------
 
 

@@ -131,6 +131,7 @@ def valid() -> list[Any]:
     assert_type(values, list[str])
     seen.append((values[0], str))
     seen.append((ray.get(one), int))
+    assert_type(ray.get(ref, writable=True), str)
     seen.append((ray.get(many), tuple))
     put = ray.put({"a": [1]})
     assert_type(put, ObjectRef[dict[str, list[int]]])

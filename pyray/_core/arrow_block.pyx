@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Memory that exports itself as a read-only buffer."""
+"""Memory that exports itself as a buffer."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdlib cimport free
@@ -12,14 +12,14 @@ cdef enum:
 
 
 cdef class Block:
-    """Memory that exports itself as a read-only buffer."""
+    """Memory that exports itself as a buffer, read-only unless it is `writable`."""
 
     def __dealloc__(self):
         if self.owned:
             free(self.data)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.nbytes, 1, flags)
+        PyBuffer_FillInfo(view, self, self.data, self.nbytes, not self.writable, flags)
 
     def __len__(self):
         return self.nbytes

@@ -21,6 +21,7 @@ from pyray._core.arrow_pickle cimport (
 from pyray._core.arrow_python cimport *
 from pyray._core.arrow_vec cimport Vec, vec_bytes, vec_free
 from pyray._core.by_reference cimport restore_view
+from pyray._core.private_copy cimport PrivateCopy
 
 from pyray._core.serial_errors import CorruptObjectError, DefinitionNotFoundError
 
@@ -76,6 +77,9 @@ cdef class _Reader:
     cdef const char* body
     cdef size_t nbytes, body_size
     cdef object pin
+    cdef object source              # a PrivateCopy's pin, which it lets go of once it has copied
+    cdef bint writable              # arrays lie in `pin` itself, which is a PrivateCopy
+    cdef dict arrays                # by tensor; writable ones only
     cdef list classes
     cdef Vec tensors, stack
     cdef int64_t spans[2 * BUF_COUNT]
@@ -232,6 +236,7 @@ cdef class _Reader:
         cdef uint64_t need
         cdef bint empty = False
         cdef int axis
+        cdef char* data
         if (index >= self.tensors.n // sizeof(Tensor) or own_ndim > MAX_DIMS
                 or element >= EL_COUNT or token >> 49):
             _corrupt("no such tensor")
@@ -253,22 +258,38 @@ cdef class _Reader:
                 need *= size
         if not empty and need > tensor.body_size:
             _corrupt("an array's elements are cut short")
-        if not raw:
-            return element_array(element, own_ndim, own_dims, token >> 48 & 1,
-                                 <char*> self.src + tensor.body, self.pin)
-        if element != EL_UINT8 or own_ndim != 1:
+        if raw and (element != EL_UINT8 or own_ndim != 1):
             _corrupt("another tensor was due")
-        if dtype is None:
-            return self.part(tensor.body, own_dims[0])
-        return raw_array(dtype, ndim, dims, fortran, <char*> self.src + tensor.body,
-                         own_dims[0], self.pin)
+        if self.writable:
+            if dtype is not None or not raw:
+                # What is met twice is one array, as it was when it was stored: whoever writes to
+                # one of the two sees it in the other, down to its shape.
+                if self.arrays is None:
+                    self.arrays = {}
+                elif index in self.arrays:
+                    return self.arrays[index]
+            data = (<PrivateCopy> self.pin).memory((<Tensor*> self.tensors.p).body, tensor.body)
+        else:
+            data = <char*> self.src + tensor.body
+        if not raw:
+            made = element_array(element, own_ndim, own_dims, token >> 48 & 1, data, self.pin,
+                                 self.writable)
+        elif dtype is None:
+            return self.part(data, own_dims[0])
+        else:
+            made = raw_array(dtype, ndim, dims, fortran, data, own_dims[0], self.pin,
+                             self.writable)
+        if self.writable:
+            self.arrays[index] = made
+        return made
 
-    cdef Block part(self, size_t at, size_t nbytes):
+    cdef Block part(self, char* data, size_t nbytes):
         """Export some of the bytes as a buffer of their own."""
         cdef Block made = Block.__new__(Block)
-        made.data = <char*> self.src + at
+        made.data = data
         made.nbytes = nbytes
         made.pin = self.pin
+        made.writable = self.writable
         return made
 
     cdef object read_pickle(self, int64_t count):
@@ -289,7 +310,7 @@ cdef class _Reader:
             buffers.append(block)
         if sum != check:
             _corrupt("a pickle is damaged")
-        return pickle_loads(data, n, buffers)
+        return pickle_loads(data, n, buffers, self.writable)
 
     cdef object read_definition(self):
         cdef int64_t op
@@ -361,7 +382,8 @@ cdef class _Reader:
         for i in range(2 * ndim):
             self.expect(TK_INT)
             places[i] = self.number(TK_INT, BUF_INT)
-        return restore_view(0, oid, dtype, at, ndim, places, places + ndim, writable, False)
+        return restore_view(0, oid, dtype, at, ndim, places, places + ndim, writable,
+                            self.writable)
 
     cdef object read_array(self, int64_t ndim):
         """Read an array of a dtype that Arrow's tensors do not know."""
@@ -623,5 +645,8 @@ cdef object decode_store(const char* src, size_t nbytes, object pin):
     reader.src = src
     reader.nbytes = nbytes
     reader.pin = pin
+    if type(pin) is PrivateCopy:
+        reader.writable = True
+        reader.source = (<PrivateCopy> pin).pin
     reader.open()
     return reader.read()

@@ -28,9 +28,9 @@ cdef int array_copy_to(PyObject* array, char* dst) except -1
 cdef object dtype_description(PyObject* array_or_scalar)
 cdef object element_dtype(int element)
 cdef object element_array(int element, int ndim, const Py_ssize_t* dims, bint fortran,
-                          char* data, object pin)
+                          char* data, object pin, bint writable)
 # A dtype from its description; CorruptObjectError if it has no elements of plain bytes.
 cdef object raw_dtype(object dtype)
 cdef object raw_array(object dtype, int ndim, const Py_ssize_t* dims, bint fortran,
-                      char* data, size_t nbytes, object pin)
+                      char* data, size_t nbytes, object pin, bint writable)
 cdef object raw_scalar(object dtype, char* data, size_t nbytes)

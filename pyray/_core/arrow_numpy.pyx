@@ -50,6 +50,7 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_CopyInto(CArray* dst, CArray* src) except -1
     object PyArray_Scalar(void*, CDescr*, PyObject* base)
     int NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_ALIGNED, NPY_ARRAY_CARRAY
+    int NPY_ARRAY_WRITEABLE
     int NPY_BOOL, NPY_BYTE, NPY_UBYTE, NPY_SHORT, NPY_USHORT, NPY_INT, NPY_UINT
     int NPY_LONG, NPY_ULONG, NPY_HALF, NPY_FLOAT, NPY_DOUBLE, NPY_VOID
 
@@ -170,8 +171,10 @@ cdef object dtype_description(PyObject* array_or_scalar):
 
 
 cdef object _view(CDescr* descr, int ndim, const Py_ssize_t* dims, bint fortran, char* data,
-                  object pin):
+                  object pin, bint writable):
     cdef int flags = NPY_ARRAY_F_CONTIGUOUS if fortran else NPY_ARRAY_C_CONTIGUOUS
+    if writable:
+        flags |= NPY_ARRAY_WRITEABLE
     cdef npy_intp alignment = PyDataType_ALIGNMENT(descr)
     if alignment <= 1 or (<uintptr_t> data) % <uintptr_t> alignment == 0:
         flags |= NPY_ARRAY_ALIGNED
@@ -191,11 +194,11 @@ cdef object element_dtype(int element):
 
 
 cdef object element_array(int element, int ndim, const Py_ssize_t* dims, bint fortran,
-                          char* data, object pin):
-    """Make a read-only view; the caller has checked that its bytes are there."""
+                          char* data, object pin, bint writable):
+    """Make a view; the caller has checked that its bytes are there."""
     if _types.ndarray == NULL:
         numpy_load()
-    return _view(_descr[element], ndim, dims, fortran, data, pin)
+    return _view(_descr[element], ndim, dims, fortran, data, pin, writable)
 
 
 cdef object raw_dtype(object dtype):
@@ -216,8 +219,8 @@ cdef object raw_dtype(object dtype):
 
 
 cdef object raw_array(object dtype, int ndim, const Py_ssize_t* dims, bint fortran,
-                      char* data, size_t nbytes, object pin):
-    """Make a read-only view of any dtype without references over at most nbytes."""
+                      char* data, size_t nbytes, object pin, bint writable):
+    """Make a view of any dtype without references over at most nbytes."""
     cdef CDescr* descr
     cdef size_t need
     cdef size_t limit = <size_t> 1 << 62
@@ -237,10 +240,10 @@ cdef object raw_array(object dtype, int ndim, const Py_ssize_t* dims, bint fortr
             need *= <size_t> dims[axis]
     if not empty and need > nbytes:
         raise CorruptObjectError("the array's elements are cut short")
-    return _view(descr, ndim, dims, fortran, data, pin)
+    return _view(descr, ndim, dims, fortran, data, pin, writable)
 
 
 cdef object raw_scalar(object dtype, char* data, size_t nbytes):
     """Make a numpy scalar from its bytes."""
-    cdef object array = raw_array(dtype, 0, NULL, False, data, nbytes, b"")
+    cdef object array = raw_array(dtype, 0, NULL, False, data, nbytes, b"", False)
     return PyArray_Scalar(data, PyArray_DESCR(<CArray*> <PyObject*> array), NULL)

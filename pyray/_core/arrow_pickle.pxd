@@ -42,7 +42,7 @@ cdef class PickleState:
     cdef bytes dumps(self, object value)
     cdef bytes dump_once(self, object value)
 
-cdef object pickle_loads(const char* data, size_t n, object buffers)
+cdef object pickle_loads(const char* data, size_t n, object buffers, bint copy)
 
 
 cdef class Pickled:

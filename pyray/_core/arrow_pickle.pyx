@@ -11,15 +11,16 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from pyray._core.arrow_block cimport Block
+from pyray._core.arrow_numpy cimport ArrayInfo, array_info, numpy_types, raw_dtype
+from pyray._core.by_reference cimport Shared, View, is_shared, restore_view, shared
+
 import _thread
 import contextvars
 import copyreg
 import io
 import sys
 import types
-
-from pyray._core.arrow_numpy cimport ArrayInfo, NumpyTypes, array_info, numpy_types, raw_dtype
-from pyray._core.by_reference cimport Shared, View, is_shared, restore_view, shared
 
 from pyray._core.serial_errors import (
     CorruptObjectError, RECURSION_MESSAGE, RecursionDepthError,
@@ -35,7 +36,6 @@ cdef extern from "Python.h":
     CType* Py_TYPE(object) noexcept
     void Py_DECREF(PyObject*) noexcept
 
-cdef const NumpyTypes* _numpy = numpy_types()
 cdef Shared* _shared = shared()
 cdef Hooks _hooks
 _hooks.ref_type = NULL
@@ -63,9 +63,12 @@ cdef object _fast_pickler = None
 cdef object _cloud_pickler = None
 cdef object _pickle_loads = None
 cdef object _PicklingError = None
+cdef object _PickleBuffer = None
 # The limit is the whole process's: the first one in raises it, the last one out restores it.
 cdef object _room_lock = _thread.RLock()
 cdef int _rooms = 0
+# Whether what is being unpickled is to be this process's own, to be written to.
+cdef bint _copying = False
 cdef int _room_outside = 0
 
 
@@ -133,7 +136,7 @@ def _restore_shared(ref, dtype, at, dims, strides, writable):
     for i in range(ndim):
         places[i] = dims[i]
         places[64 + i] = strides[i]
-    return restore_view(0, ref, raw_dtype(dtype), at, ndim, places, places + 64, writable, False)
+    return restore_view(0, ref, raw_dtype(dtype), at, ndim, places, places + 64, writable, _copying)
 
 
 def _restore_definition(ident):
@@ -329,6 +332,30 @@ cdef object _reduce_arrow(object obj):
     return _restore_arrow, (sink.getvalue(), type(obj) is pyarrow.Table)
 
 
+# -- arrays --------------------------------------------------------------------------
+
+cdef object _reduce_plain(object array):
+    """Reduce a read-only array as if it could be written to, as arrays outside of pickles are.
+
+    Pickle would note that it is read-only, and then even ``get(writable=True)`` could not have it
+    otherwise; most such arrays are views of the store, inside a table that is passed on.
+    """
+    cdef ArrayInfo info
+    cdef Block block
+    if array.flags.writeable:
+        return NotImplemented
+    reduced = array.__reduce_ex__(5)
+    if type(reduced[1][0]) is not _PickleBuffer:
+        return reduced      # its elements are no plain bytes, or scattered: they are copied
+    array_info(<PyObject*> array, &info)
+    block = Block.__new__(Block)
+    block.data = info.data
+    block.nbytes = info.nbytes
+    block.pin = array
+    block.writable = True   # so it says; pickling only reads it
+    return reduced[0], (_PickleBuffer(block), *reduced[1][1:])
+
+
 # -- pickling ------------------------------------------------------------------------------------
 
 class _NeedsCloudpickle(Exception):
@@ -340,14 +367,14 @@ cdef object _reduce_array(PickleState state, object obj):
     cdef ArrayInfo info
     cdef View view
     array_info(<PyObject*> obj, &info)
-    if not is_shared(obj) and not _shared.low <= info.data <= _shared.high:
-        return NotImplemented
-    if not _shared.find(<PyObject*> obj, state.by_reference, &view):
-        # A plain copy: the class has no way to be pickled.
-        return (_unwrap, (obj.copy("K"),)) if is_shared(obj) else NotImplemented
-    ref = <object> view.oid     # is met again, and counted, when this is pickled
-    Py_DECREF(view.oid)
-    return _restore_shared, (ref, obj.dtype, view.at, obj.shape, obj.strides, view.writable)
+    if is_shared(obj) or (_shared.find != NULL and _shared.low <= info.data <= _shared.high):
+        if _shared.find(<PyObject*> obj, state.by_reference, &view):
+            ref = <object> view.oid     # is met again, and counted, when this is pickled
+            Py_DECREF(view.oid)
+            return _restore_shared, (ref, obj.dtype, view.at, obj.shape, obj.strides, view.writable)
+        if is_shared(obj):      # its class has no way to be pickled
+            return _unwrap, (obj.copy("K"),)
+    return _reduce_plain(obj)
 
 
 cdef object _reduce(PickleState state, object obj, bint cloud):
@@ -366,7 +393,7 @@ cdef object _reduce(PickleState state, object obj, bint cloud):
         if not cloud:
             raise _NeedsCloudpickle
         return NotImplemented
-    if _shared.kind != NULL and (is_shared(obj) or <PyObject*> cls == _numpy.ndarray):
+    if is_shared(obj) or <PyObject*> cls == numpy_types().ndarray:
         return _reduce_array(state, obj)
     if cls is memoryview:       # cloudpickle would make bytes of it
         return _restore_view, (obj.tobytes(), obj.format, obj.shape)
@@ -386,7 +413,7 @@ cdef object _reduce(PickleState state, object obj, bint cloud):
 
 cdef object _load_pickle():
     """Import pickle and make the two picklers."""
-    global _fast_pickler, _pickle_loads, _PicklingError
+    global _fast_pickler, _pickle_loads, _PicklingError, _PickleBuffer
     import pickle
 
     class FastPickler(pickle.Pickler):
@@ -399,6 +426,7 @@ cdef object _load_pickle():
 
     _pickle_loads = pickle.loads
     _PicklingError = pickle.PicklingError
+    _PickleBuffer = pickle.PickleBuffer
     _fast_pickler = FastPickler
 
 
@@ -558,13 +586,17 @@ def _dump_once(state, value):
     return (<PickleState> state).dump_once(value)
 
 
-cdef object pickle_loads(const char* data, size_t n, object buffers):
+cdef object pickle_loads(const char* data, size_t n, object buffers, bint copy):
+    global _copying
+    cdef bint outside = _copying      # unpickling may run code that gets other objects
     if _pickle_loads is None:
         _load_pickle()
     view = PyMemoryView_FromMemory(<char*> data, <Py_ssize_t> n, PyBUF_READ)
+    _copying = copy
     try:
         return _pickle_loads(view, buffers=buffers)
     finally:
+        _copying = outside
         view.release()
 
 

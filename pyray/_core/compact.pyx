@@ -297,7 +297,8 @@ cdef Py_ssize_t compact_encode_arguments(object value, char* dst, Py_ssize_t cap
     cdef char* end = _put(<PyObject*> value, dst, dst + cap, 0)
     _ids = None
     if end == NULL:
-        ids.clear()
+        if ids is not None:
+            ids.clear()
         return -1
     return end - dst
 

@@ -79,6 +79,7 @@ enum {
 #define TASK_F_CREATES 32    /* makes the actor in `actor`, instead of being a call of it */
 #define TASK_F_STREAM 128    /* its returns are the cell to fill next, and the end of the stream */
 #define TASK_F_DYNAMIC 256   /* it yields values: its return is the list of their ids */
+#define TASK_F_WRITABLE 512  /* arrays among its arguments are private copies, to be written to */
 
 /* What the node writes to have a task stop.  It bears the generation, since the task may have ended,
  * and its record be another's, between the node's look at it and the write.  Each request counts on,

@@ -143,6 +143,7 @@ cdef extern from "layout.h" nogil:
         TASK_F_CREATES
         TASK_F_STREAM
         TASK_F_DYNAMIC
+        TASK_F_WRITABLE
         EVENT_FAILED
         EVENT_DIED
         EVENT_CANCELLED

@@ -11,7 +11,7 @@ cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil
 cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil
 cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil
 cdef void open_object(Ctx *c, uint64_t handle) noexcept nogil
-cdef bint seal_open(Ctx *c, uint64_t handle) noexcept nogil
+cdef bint seal_open(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil
 cdef bint await_object(Ctx *c, uint64_t handle, uint64_t task, uint32_t index) noexcept nogil
 cdef bint task_ready(Ctx *c, uint64_t task) noexcept nogil
 cdef void enqueue(Ctx *c, uint64_t task) noexcept nogil

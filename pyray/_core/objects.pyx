@@ -334,18 +334,13 @@ cdef void open_object(Ctx *c, uint64_t handle) noexcept nogil:
     at_store_release64(&o.state, (at_load_relaxed64(&o.state) & ~<uint64_t>0xFF) | OBJ_OPEN)
 
 
-cdef bint seal_open(Ctx *c, uint64_t handle) noexcept nogil:
-    """Make a shared array an object like any other, where it lies.  False if it is sealed already.
-    Nobody can have waited for it, since its id has been nowhere but in views."""
-    cdef pr_object *o = object_at(c, handle)
-    cdef uint64_t s
-    while True:
-        s = at_load64(&o.state)
-        if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_OPEN:
-            return False
-        # Whoever sees it sealed sees what was written before.
-        if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED):
-            return True
+cdef bint seal_open(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil:
+    """Make a shared array an object like any other, where it lies, if its state is still `s`: whoever
+    sees it sealed sees what was written before.  Nobody can have waited for it, since its id has
+    been nowhere but in views."""
+    if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_OPEN:
+        return False
+    return at_cas64(&object_at(c, handle).state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED)
 
 
 # ---- what a blocked worker awaits goes first -----------------------------------------------

@@ -242,7 +242,7 @@ cdef object error_item(uint64_t handle, Function f, int attempt, uint32_t index,
     return new_item(t, index, _make_error(error, f.name, False), OBJ_ERROR)
 
 
-cdef object load_argument(uint64_t handle):
+cdef object load_argument(uint64_t handle, bint writable):
     """A value that the submitter holds for the task, unless the submitter has died since."""
     cdef object value
     if not alive(C, handle):
@@ -252,7 +252,7 @@ cdef object load_argument(uint64_t handle):
         if not alive(C, handle):
             raise ObjectLostError("an argument is gone: the process that submitted the task died")
         return value
-    return load_raw(handle, borrow_for_view(handle))
+    return load_raw(handle, borrow_for_view(handle), writable)
 
 
 cdef object run(pr_task *t, object call, uint64_t *failed):
@@ -261,9 +261,10 @@ cdef object run(pr_task *t, object call, uint64_t *failed):
     cdef Py_ssize_t i
     cdef object payload, values, names = None
     cdef list mutable
+    cdef bint writable = (t.flags & TASK_F_WRITABLE) != 0
     failed[0] = 0
     if t.flags & TASK_F_ARGS_OBJECT:
-        payload = load_argument(t.args_object)
+        payload = load_argument(t.args_object, writable)
     else:
         payload = decode_inline(<const char *>t.args, t.args_len)
     if t.flags & TASK_F_KWARGS:
@@ -279,7 +280,7 @@ cdef object run(pr_task *t, object call, uint64_t *failed):
             if alive(C, d[i].object) and object_at(C, d[i].object).state & OBJ_ERROR:
                 failed[0] = d[i].object
                 return None
-            mutable[d[i].position] = load_argument(d[i].object)
+            mutable[d[i].position] = load_argument(d[i].object, writable)
         values = tuple(mutable)
         mutable = None
     payload = None

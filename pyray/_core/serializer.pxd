@@ -7,7 +7,8 @@ from pyray._core.arrow_encode cimport Encoded
 
 # Raises SerializationError, whose message starts with the path from `root` ("x").
 cdef Encoded encode(object value, object root=*, bint by_reference=*)
-# pin keeps the memory alive: arrays are read-only views whose base it is.
+# pin keeps the memory alive: arrays are read-only views whose base it is. A PrivateCopy of the same
+# bytes as the pin: they are views of that, and may be written to.
 cdef object decode(const char* src, size_t nbytes, object pin)
 
 # The length written, or -1: does not fit, or needs the store form.

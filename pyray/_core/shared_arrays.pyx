@@ -19,6 +19,7 @@ from pyray._core.by_reference cimport Shared, View, shared
 from pyray._core.heap cimport heap_free
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, open_object, seal_open
+from pyray._core.private_copy cimport PrivateCopy, private_copy
 from pyray._core.records cimport object_recycle
 from pyray._core.serializer cimport decode
 from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
@@ -303,7 +304,6 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
     cdef int64_t first = at, last = at
     cdef bint none = False
     cdef int i
-    cdef Region r
     if oid is not None:
         handle = (<ObjectID>oid).handle
     array_class()
@@ -334,28 +334,37 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
     if first < 0 or last < 0 or <uint64_t>last > o.size:
         raise CorruptObjectError("a part of a shared array lies outside of it")
     known = _regions.get(handle)
-    if known is not None:
-        r = <Region><PyObject*><size_t>known
-        flat = <object>r.flat
-    elif (at_load64(&o.state) & 0xFF) == OBJ_OPEN:
-        flat = new_flat(handle, borrow_for_view(handle) if oid is None else oid)
-        r = <Region>pr_base(<PyObject*>flat)
+    if known is not None and not (<Region><PyObject*><size_t>known).sealed:
+        flat = <object>(<Region><PyObject*><size_t>known).flat
     else:
-        return sealed_view(handle, oid, dtype, at, ndim, dims, strides)
+        # Held before it is looked at: what is open now, nobody else can seal.
+        if oid is None:
+            oid = borrow_for_view(handle)
+        if (at_load64(&o.state) & 0xFF) != OBJ_OPEN:
+            return sealed_view(handle, oid, dtype, at, ndim, dims, strides, copy)
+        flat = new_flat(handle, oid)
     return new_view(<PyObject*>flat, dtype, ndim, dims, strides, C.payload + o.off + at,
-                    NPY_ARRAY_WRITEABLE if writable and not r.sealed else 0)
+                    NPY_ARRAY_WRITEABLE if writable else 0)
 
 
-cdef object sealed_view(uint64_t handle, object oid, object dtype, int64_t at, int ndim,
-                        const Py_ssize_t* dims, const Py_ssize_t* strides):
+cdef object sealed_view(uint64_t handle, object holder, object dtype, int64_t at, int ndim,
+                        const Py_ssize_t* dims, const Py_ssize_t* strides, bint copy):
     """A plain array, as `get` gives them."""
-    cdef Pin held = pin(borrow_for_view(handle) if oid is None else oid)
+    cdef Pin held = pin(holder)
+    cdef pr_object *o = object_at(C, handle)
+    cdef const char* payload = C.readonly + o.off
+    cdef char* data = <char*>payload + at
+    cdef Mapping mapping
+    owner = held
+    if copy:
+        mapping = held.mapping
+        owner = private_copy(payload, o.size, mapping.fd, mapping.payload_offset + o.off, held)
+        data = (<PrivateCopy>owner).memory((<pr_body *>o.data).start, at)
     Py_INCREF(<PyObject*>dtype)
-    array = PyArray_NewFromDescr(
-        c_array_class, <CDescr*><PyObject*>dtype, ndim, dims, strides,
-        <char*>C.readonly + object_at(C, handle).off + at, 0, NULL)
-    Py_INCREF(<PyObject*>held)
-    PyArray_SetBaseObject(<CArray*><PyObject*>array, <PyObject*>held)
+    array = PyArray_NewFromDescr(c_array_class, <CDescr*><PyObject*>dtype, ndim, dims, strides,
+                                 data, NPY_ARRAY_WRITEABLE if copy else 0, NULL)
+    Py_INCREF(<PyObject*>owner)
+    PyArray_SetBaseObject(<CArray*><PyObject*>array, <PyObject*>owner)
     return array
 
 
@@ -469,6 +478,7 @@ def try_seal(array):
     cdef PyObject* view
     cdef pr_object *o
     cdef Py_ssize_t plain
+    cdef uint64_t s
     cdef uint32_t p
     if r is None:
         raise TypeError("this array is no part of a shared one")
@@ -497,9 +507,11 @@ def try_seal(array):
         sweep()
     if Py_REFCNT(<PyObject*>r.holder) > 1:
         return tasks_that_hold(r.holder), []
+    s = at_load64(&o.state)
     slots = [p for p in range(PR_MAX_PROCS)
              if p != C.self and at_load64(&o.holders[p // 64]) >> (p % 64) & 1]
-    if slots:
+    # Fails if somebody has come to hold it since, which moves the state's version.
+    if slots or not seal_open(C, r.handle, s):
         return [], slots
     view = r.views
     while view != NULL:
@@ -507,7 +519,6 @@ def try_seal(array):
         view = PR_VIEW(view).next
     PyArray_CLEARFLAGS(<CArray*>r.flat, NPY_ARRAY_WRITEABLE)
     r.sealed = True
-    seal_open(C, r.handle)
     return r.holder
 
 

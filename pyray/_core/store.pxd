@@ -46,8 +46,8 @@ cdef enum:
 cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
                      object root, bint by_reference=*) except -1
 cdef object as_result(object value)
-cdef object load_value(ObjectID oid)
-cdef object load_raw(uint64_t handle, object pin)
+cdef object load_value(ObjectID oid, bint writable=*)
+cdef object load_raw(uint64_t handle, object pin, bint writable=*)
 cdef object borrow_for_view(uint64_t handle)
 cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent, uint64_t counter,
                          uint32_t index, bint by_reference=*)

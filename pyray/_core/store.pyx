@@ -18,11 +18,12 @@ from pyray._core.heap cimport heap_untouched, heap_zero
 from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
+from pyray._core.private_copy cimport private_copy
 from pyray._core.records cimport object_new, object_recycle
 from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.serializer cimport Encoded, decode, encode
-from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
+from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
 
 from pyray._core.hex_id import HexID
 from pyray._core.errors import (
@@ -676,8 +677,11 @@ cdef list nested_ids(pr_object *o):
     return [unpack(at[i * PACKED_BYTES:(i + 1) * PACKED_BYTES]) for i in range(count)]
 
 
-cdef object load_raw(uint64_t handle, object holder):
-    """Decode a sealed object's value; `holder` is what views of it are to hold."""
+cdef object load_raw(uint64_t handle, object holder, bint writable=False):
+    """Decode a sealed object's value; `holder` is what views of it are to hold.
+
+    With `writable` arrays are views of a private copy instead, which holds it where it has to.
+    """
     cdef pr_object *o = object_at(C, handle)
     cdef uint64_t s = at_load64(&o.state)
     cdef uint64_t size = o.size
@@ -691,10 +695,15 @@ cdef object load_raw(uint64_t handle, object holder):
     if s & OBJ_NESTED:
         memcpy(&count, C.readonly + o.off + size - 8, 8)
         size -= count * PACKED_BYTES + 8
-    return decode(C.readonly + o.off, size, pin(holder))
+    cdef Pin held = pin(holder)
+    if not writable:
+        return decode(C.readonly + o.off, size, held)
+    cdef Mapping mapping = held.mapping
+    return decode(C.readonly + o.off, size, private_copy(
+        C.readonly + o.off, size, mapping.fd, mapping.payload_offset + o.off, held))
 
 
-cdef object load_value(ObjectID oid):
+cdef object load_value(ObjectID oid, bint writable=False):
     """The value of a sealed object; raises it if it is an error."""
     cdef pr_object *o = object_at(C, oid.handle)
     cdef uint64_t s = at_load64(&o.state)
@@ -704,13 +713,13 @@ cdef object load_value(ObjectID oid):
         oid.asked = True
     C.inflight += 1         # unpickling runs code of the user's
     try:
-        return load_stored(oid, o, s)
+        return load_stored(oid, o, s, writable)
     finally:
         C.inflight -= 1
 
 
-cdef object load_stored(ObjectID oid, pr_object *o, uint64_t s):
-    value = load_raw(oid.handle, oid)
+cdef object load_stored(ObjectID oid, pr_object *o, uint64_t s, bint writable):
+    value = load_raw(oid.handle, oid, writable and not s & OBJ_ERROR)
     if s & OBJ_NESTED and not s & OBJ_ACKED and o.owner == C.self:
         # First look of the owner: take over the ids inside, so that the writer may let go.
         _contained[oid.handle] = nested_ids(o)

@@ -6,6 +6,7 @@ from pyray._core.store import ObjectID
 _T = TypeVar("_T")
 
 RETRY_EXCEPTIONS: int
+WRITABLE: int
 
 class TaskContext: ...
 

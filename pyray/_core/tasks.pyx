@@ -41,6 +41,7 @@ cdef enum:
 
 # Flag of a Target, for Python.
 RETRY_EXCEPTIONS = TASK_F_RETRY_EXC
+WRITABLE = TASK_F_WRITABLE
 
 # [(task handle, what it needs kept alive)]: tasks that hold ids until they are done.
 cdef list _held = []
@@ -379,7 +380,8 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
                 escape(oid)
                 refs.append(oid)
     # Everything that can fail comes before anything that others can see.
-    n = compact_encode_arguments(payload, inline_args, PR_INLINE_ARGS, _looks)
+    n = compact_encode_arguments(payload, inline_args, PR_INLINE_ARGS,
+                                 None if flags & TASK_F_WRITABLE else _looks)
     if n < 0:
         me.counter += 1
         counter = me.counter

@@ -407,7 +407,7 @@ cdef class Waitable:
     """What `wait` takes besides ObjectIDs: something that is ready when an object is there."""
 
 
-cdef object get_one(ObjectID oid, object timeout):
+cdef object get_one(ObjectID oid, object timeout, bint writable):
     cdef int64_t until = -1
     check_id(oid)
     if timeout is not None:
@@ -417,10 +417,10 @@ cdef object get_one(ObjectID oid, object timeout):
             raise GetTimeoutError(
                 f"get waited {timeout} s for the result of {missing(oid)}; the task goes on, and "
                 "get may be called again")
-    return load_value(oid)
+    return load_value(oid, writable)
 
 
-cdef object get_several(object refs, object timeout):
+cdef object get_several(object refs, object timeout, bint writable):
     cdef Py_ssize_t n, i, ready
     cdef uint64_t *handles
     cdef int64_t until
@@ -469,11 +469,11 @@ cdef object get_several(object refs, object timeout):
         free(handles)
     out = []
     for i in range(n):
-        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i)))
+        out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i), writable))
     return out
 
 
-def get(refs, *, timeout=None):
+def get(refs, *, timeout=None, writable=False):
     """The value of an object, or the values of several; waits until they are there.
 
     Parameters
@@ -482,14 +482,22 @@ def get(refs, *, timeout=None):
         What to fetch.
     timeout : float, optional
         Seconds to wait at most; default: as long as it takes.
+    writable : bool, default False
+        Have arrays that may be written to. They are this process's own: nobody else sees what is
+        written, the object in the store included. Large ones (128 KiB and more) are copied page by
+        page, when written to; small ones at once.
 
     Returns
     -------
     object or list of object
-        Arrays are read-only views into the store: ``.copy()`` gives one to write to.
+        Arrays are read-only views into the store, unless `writable`.
 
     Raises
     ------
+    TypeError
+        Something that is no ObjectID, or an option of the wrong type.
+    MemoryError
+        With `writable`: no memory for the copy.
     TaskError
         The task raised; this is an instance of the task's exception class too. With a list, the
         first error is raised as soon as it is known.
@@ -503,11 +511,20 @@ def get(refs, *, timeout=None):
     >>> import pyray as ray
     >>> ray.get([ray.put(1), ray.put(2)])
     [1, 2]
+
+    >>> import numpy as np
+    >>> ref = ray.put(np.zeros(3))
+    >>> mine = ray.get(ref, writable=True)
+    >>> mine += 1
+    >>> mine, ray.get(ref)
+    (array([1., 1., 1.]), array([0., 0., 0.]))
     """
     try:
+        if type(writable) is not bool:
+            raise TypeError(f"get: writable is True or False, not {writable!r}")
         if type(refs) is ObjectID:
-            return get_one(<ObjectID>refs, timeout)
-        return get_several(refs, timeout)
+            return get_one(<ObjectID>refs, timeout, writable)
+        return get_several(refs, timeout, writable)
     except Exception as error:
         if isinstance(refs, (list, tuple)) and not isinstance(error, GetTimeoutError):
             # One error was raised on behalf of all: the others are not unheard of.

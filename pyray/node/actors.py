@@ -27,6 +27,8 @@ from pyray.exceptions import (
 # Dead actors that are remembered, for the errors of calls that come late.
 REMEMBERED = 512
 MOST = 8191
+# Options that its handles go by.
+_HANDLES_CARRY = ("max_task_retries", "max_pending_calls", "name", "writable")
 PENDING, ALIVE, DEAD, SETTLED = 1, 2, 3, 4
 LEAVE_NO, LEAVE_INTENDED, LEAVE_UNMADE = 0, 1, 2
 
@@ -82,7 +84,7 @@ class Actor:
 
     def settings(self) -> dict[str, Any]:
         """What its handles carry."""
-        return {k: self.options[k] for k in ("max_task_retries", "max_pending_calls", "name")}
+        return {k: self.options[k] for k in _HANDLES_CARRY}
 
     def answer(self, ref: ObjectID) -> dict[str, Any]:
         """What a handle is made of."""
