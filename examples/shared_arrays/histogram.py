@@ -1,8 +1,8 @@
 """A histogram of many numbers: python examples/shared_arrays/histogram.py --millions 20
 
-The array is born in shared memory. Tasks fill it in place, each its own part; then it is sealed, where
-it lies, and tasks count in it. Beside that the same where tasks return their parts as objects, in
-pyray and in Ray, and with `multiprocessing.shared_memory`.
+The array is born in shared memory. Tasks fill it in place, each its own part; then it is sealed,
+where it lies, and tasks count in it. Beside that the same where tasks return their parts as
+objects, in pyray and in Ray, and with `multiprocessing.shared_memory`.
 """
 
 import argparse

@@ -1,40 +1,52 @@
-"""Seconds and peak memory of the same work done in several ways, for the examples beside this file."""
+"""Time and peak memory of the same work done in several ways, for the examples beside this file."""
 
 import contextlib
 import importlib
 import importlib.util
+import os
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
 WORKERS = 2
 
 
-class Peak(threading.Thread):
-    """Samples what this process and all below it hold, until `stop`.
+def held():
+    """Bytes that this process and all below it hold: each page once, however many have it mapped.
 
-    It adds up PSS: a page that n processes have mapped counts 1/n for each, and so once in the sum.
-    Resident sizes would count it n times, and make shared memory look dear. A peak that is shorter
-    than the pause between two samples may be missed.
+    That is what they have of their own, their shares of files that several have mapped (PSS), and
+    shared memory by what is allocated of its files, since pages of these may lie in no process's
+    page tables at the moment. Resident sizes would count what is shared once for each process.
     """
+    total, files = 0, {}
+    own = psutil.Process()
+    for pid in [own.pid, *(child.pid for child in own.children(recursive=True))]:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Pss_Anon:", "Pss_File:")):
+                    total += int(line.split()[1]) << 10
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(link).startswith(("/dev/shm/", "/memfd:")):
+                        file = os.stat(link)
+                        files[file.st_dev, file.st_ino] = file.st_blocks * 512
+    return total + sum(files.values())
+
+
+class Peak(threading.Thread):
+    """Samples what is held, until `stop`; may miss a very short peak."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        self.least = self.most = self.sample()
+        self.least = self.most = held()
         self.done = threading.Event()
-
-    def sample(self):
-        total = 0
-        for process in self.processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_full_info().pss
-        return total
 
     def run(self):
         while not self.done.wait(0.005):
-            self.most = max(self.most, self.sample())
+            self.most = max(self.most, held())
 
     def stop(self):
         self.done.set()

@@ -5,6 +5,6 @@
 ``cython_class``    an extension type that travels between processes
 ``masked_log``      a numpy function over a typed memoryview
 ``kernels``         compute-heavy loops without the GIL, in place and returning their result
-``blas_kernels``    the same matrix through scipy's BLAS, whole or row by row (only where scipy was there at build)
+``blas_kernels``    the same matrix through scipy's BLAS (only where scipy was there at build)
 ==================  =====================================================================
 """
