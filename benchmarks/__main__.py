@@ -8,13 +8,14 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import memory, objects, peers, scaling, startup, table, tasks
+from benchmarks import actors, memory, objects, peers, scaling, startup, table, tasks
 from benchmarks.harness import Benchmark, Neighbours, Result, Settings, Theme, environment
 
 THEMES: list[Theme] = [
     startup.THEME,
     memory.THEME,
     tasks.THEME,
+    actors.THEME,
     objects.THEME,
     objects.LARGE,
     scaling.THEME,
