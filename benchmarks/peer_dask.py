@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import actors, objects, scaling, tasks
-from benchmarks.harness import Sample, Settings, micros_each, millis, per_second, timed
+from benchmarks.harness import Sample, Settings, micros_each, millis, per_second
 from benchmarks.peer import Samples, share_of_forked_loops
 from benchmarks.sessions import BATCH, WORKERS, nothing, nothing_of
 
