@@ -44,7 +44,7 @@ def samples(settings: Settings, once: dict[str, float]) -> Iterator[Samples]:
 
 
 def _found(client: Any, settings: Settings) -> Samples:
-    from distributed import wait
+    from distributed import as_completed
 
     def submit(function: Any, *arguments: Any) -> Any:
         # Pure functions of the same arguments would run once.
@@ -66,9 +66,8 @@ def _found(client: Any, settings: Settings) -> Samples:
         future.result()
 
     def drain() -> None:
-        left = [submit(nothing) for _ in range(BATCH)]
-        while left:
-            left = list(wait(left, return_when="FIRST_COMPLETED").not_done)
+        for _ in as_completed([submit(nothing) for _ in range(BATCH)]):
+            pass
 
     def share() -> Sample:
         array = np.ones(100 * objects.MEGABYTE // 8)
