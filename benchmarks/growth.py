@@ -3,6 +3,9 @@
 Each sample begins a session of its own, brings it to the size in question, and times some
 operations there. pyray's figure is that of the largest size; the references are pyray too, at
 smaller ones, and the smallest is what the target is about.
+
+What one process does by itself is timed by its CPU clock: by the clock on the wall a neighbour who
+takes the core would make a million operations look dearer than a thousand, which are over before.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from benchmarks.harness import (
     at_most_times,
     timed,
 )
-from benchmarks.probes import smaps
+from benchmarks.probes import cpu_seconds, smaps
 from benchmarks.sessions import BATCH, WORKERS, nothing
 from pyray.api import processes
 
@@ -114,17 +117,12 @@ def session(cpus: int = WORKERS) -> Iterator[None]:
     """A session whose workers have run tasks and whose first memory has been used."""
     ray.init(num_cpus=cpus, object_store_memory=256 << 20)
     try:
-        for _ in range(20):
-            ray.get([task.remote() for _ in range(BATCH)])
+        # So many that the small case finds memory that has been used; the large one can't.
+        for _ in range(3):
+            ray.get([task.remote() for _ in range(10 * BATCH)])
         yield
     finally:
         ray.shutdown()
-
-
-@ray.remote
-def clock() -> float:
-    """When it runs, by a clock that all processes share."""
-    return time.monotonic()
 
 
 @ray.remote
@@ -155,6 +153,15 @@ def micros(function: Callable[[], Any], operations: int = TIMED) -> float:
     return timed(function) / operations * 1e6
 
 
+def own_micros(function: Callable[[], Any], operations: int = TIMED) -> float:
+    """The same, of this thread's CPU time."""
+    start = time.thread_time()
+    result = function()
+    used = time.thread_time() - start
+    del result
+    return used / operations * 1e6
+
+
 def submit(count: int = TIMED) -> list[Any]:
     return [task.remote() for _ in range(count)]
 
@@ -169,61 +176,66 @@ def in_batches() -> None:
         ray.get(submit(BATCH))
 
 
-@add("queued-submit", "submit a task, tasks queued", QUEUED)
+@add("queued-submit", "submit a task, CPU, tasks queued", QUEUED)
 def _queued_submit(size: int) -> float:
     with session(), held_up():
         queued = submit(size)
-        cost = micros(submit)
-        # Dropped or not, they run before the session ends; nobody has to wait for that.
-        return cost if queued else 0.0
+        cost = own_micros(submit)
+        del queued
+        return cost
 
 
-@add("queued-put", "put and get of an int, tasks queued", QUEUED)
+@add("queued-put", "put and get of an int, CPU, tasks queued", QUEUED)
 def _queued_put(size: int) -> float:
     with session(), held_up():
         queued = submit(size)
-        cost = micros(lambda: [ray.get(ray.put(7)) for _ in range(TIMED)])
-        return cost if queued else 0.0
+        cost = own_micros(lambda: [ray.get(ray.put(7)) for _ in range(TIMED)])
+        del queued
+        return cost
 
 
-@add("queued-run", "run a task, tasks queued", QUEUED)
+# A thousand are over so soon that it is the workers' waking up that would be measured.
+@add("queued-run", "run a task, CPU of the workers, tasks queued", QUEUED[1:])
 def _queued_run(size: int) -> float:
-    # Few tasks are over before the clock has been read: as many times as it takes to see something.
-    times = max(1, 20_000 // size)
-    took = 0.0
-    with session():
-        for _ in range(times):
-            with held_up() as release:
-                queued = [clock.remote(), *submit(size), clock.remote()]
-                release()
-            # By the workers' clock: a driver that waits wakes up when all may be over.
-            first, *_, last = ray.get(queued)
-            took += last - first
-    return took / (times * size) * 1e6
+    with session(), held_up() as release:
+        queued = submit(size)
+        workers = processes()[2:]  # after the driver and the node
+        before = sum(map(cpu_seconds, workers))
+        release()
+        ray.wait(queued, num_returns=size)
+        return (sum(map(cpu_seconds, workers)) - before) / size * 1e6
 
 
-@add("live-put", "put of an int, live objects", OBJECTS)
+@add("live-put", "put of an int that is kept, CPU, live objects", OBJECTS)
 def _live_put(size: int) -> float:
     with session():
         live = [ray.put(i) for i in range(size)]
-        return micros(lambda: [ray.put(7) for _ in range(TIMED)]) if live else 0.0
+        cost = own_micros(lambda: [ray.put(7) for _ in range(TIMED)])
+        del live
+        return cost
 
 
-@add("live-get", "get of each in turn, live objects", OBJECTS)
+@add("live-get", "get of each in turn, CPU, live objects", OBJECTS)
 def _live_get(size: int) -> float:
     with session():
         live = [ray.put(i) for i in range(size)]
-        times = max(1, TIMED // size)
-        return micros(
-            lambda: [ray.get(ref) for _ in range(times) for ref in live], times * len(live)
-        )
+        times = OBJECTS[-1] // size
+
+        def each() -> None:
+            for _ in range(times):
+                for ref in live:
+                    ray.get(ref)
+
+        return own_micros(each, times * size)
 
 
 @add("live-task", "tasks, 1,000 at a time, live objects", OBJECTS)
 def _live_task(size: int) -> float:
     with session():
         live = [ray.put(i) for i in range(size)]
-        return micros(in_batches) if live else 0.0
+        cost = micros(in_batches)
+        del live
+        return cost
 
 
 def finished(size: int) -> list[Any]:
@@ -237,25 +249,26 @@ def finished(size: int) -> list[Any]:
 def _unread_sync(size: int) -> float:
     with session():
         unread = finished(size)
-        return micros(one_by_one) if unread else 0.0
+        cost = micros(one_by_one)
+        del unread
+        return cost
 
 
 @add("unread-task", "tasks, 1,000 at a time, unread results", OBJECTS)
 def _unread_task(size: int) -> float:
     with session():
         unread = finished(size)
-        return micros(in_batches) if unread else 0.0
+        cost = micros(in_batches)
+        del unread
+        return cost
 
 
-@add("unread-get", "get of all at once, each, unread results", OBJECTS)
+@add("unread-get", "get of all at once, each, CPU, unread results", OBJECTS)
 def _unread_get(size: int) -> float:
     times = max(1, 20_000 // size)
-    took = 0.0
     with session():
-        for _ in range(times):
-            unread = finished(size)
-            took += timed(lambda: ray.get(unread))  # noqa: B023
-    return took / (times * size) * 1e6
+        batches = [finished(size) for _ in range(times)]
+        return own_micros(lambda: [ray.get(refs) for refs in batches], times * size)
 
 
 @add("workers-sync", "a task at a time, workers", PROCESSES)
@@ -298,7 +311,9 @@ def held() -> float:
 def bytes_each(make: Callable[[int], Any], size: int) -> float:
     before = held()
     made = make(size)
-    return (held() - before) / size if made else 0.0
+    grown = held() - before
+    del made
+    return grown / size
 
 
 @THEME.add("task-bytes", "memory of a queued task and its id", "bytes", at_most(500), rounds=3)

@@ -155,7 +155,9 @@ def draw(report: dict[str, Any], folder: str) -> list[str]:
     """Write ``benchmarks.svg`` and ``growth.svg``, of what the report has; gives their paths."""
     from benchmarks.growth import ALLOWED
 
-    pictures = {"benchmarks.svg": bars(report["results"])}
+    pictures = {}
+    if any(result["theme"] != "growth" for result in report["results"]):
+        pictures["benchmarks.svg"] = bars(report["results"])
     if report["growth"]:
         pictures["growth.svg"] = curves(report["growth"], ALLOWED)
     os.makedirs(folder, exist_ok=True)
