@@ -176,6 +176,12 @@ def in_batches() -> None:
         ray.get(submit(BATCH))
 
 
+def warm_up() -> None:
+    """So many tasks that whichever worker is woken has run some: each one's first are dear."""
+    for _ in range(20):
+        in_batches()
+
+
 @add("queued-submit", "submit a task, CPU, tasks queued", QUEUED)
 def _queued_submit(size: int) -> float:
     with session(), held_up():
@@ -274,12 +280,14 @@ def _unread_get(size: int) -> float:
 @add("workers-sync", "a task at a time, workers", PROCESSES)
 def _workers_sync(size: int) -> float:
     with session(size):
+        warm_up()
         return micros(one_by_one)
 
 
 @add("workers-task", "tasks, 1,000 at a time, workers", PROCESSES)
 def _workers_task(size: int) -> float:
     with session(size):
+        warm_up()
         return micros(in_batches)
 
 

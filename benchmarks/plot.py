@@ -124,8 +124,8 @@ def curves(growth: Figures, allowed: float) -> str:
     columns, width, height = 3, 300, 170
 
     def panel(i: int, curve: dict[str, Any]) -> Iterator[str]:
-        left, top = width * (i % columns) + 14, height * (i // columns) + 40
-        right, bottom = left + width - 40, top + height - 75
+        left, top = width * (i % columns) + 24, height * (i // columns) + 40
+        right, bottom = left + width - 60, top + height - 75
         sizes, costs = zip(*curve["points"], strict=True)
         limit = allowed * costs[0]
         high = 1.15 * max(limit, *costs)
@@ -135,7 +135,7 @@ def curves(growth: Figures, allowed: float) -> str:
             share = math.log10(size / sizes[0]) / span
             return left + share * (right - left), bottom - cost / high * (bottom - top)
 
-        yield text(left, top - 14, curve["title"], font_size=11)
+        yield text(left - 10, top - 14, curve["title"], font_size=11)
         yield line(left, bottom, right, bottom, LIMIT)
         yield line(left, at(1, limit)[1], right, at(1, limit)[1], LIMIT, "4 3")
         path = " ".join("{:.1f},{:.1f}".format(*at(*point)) for point in curve["points"])
