@@ -6,8 +6,8 @@
 #   make check         linters, types, stubs            (make -k check: all of them, come what may)
 #   make format        let ruff format and fix what it can
 #   make docs          docs/api.md, from the docstrings
-#   make bench         the benchmarks                   (ARGS=… goes to them)
-#   make bench-peers   the same beside Ray, joblib and loky, in a virtual environment of their own
+#   make bench         the benchmarks: a table, JSON and pictures in build/benchmarks  (ARGS=…)
+#   make bench-peers   the same beside Ray, Dask and joblib, in a virtual environment of their own
 #   make clean         remove what was built;  make distclean: the virtual environments too
 #
 # PYTHON picks the interpreter (3.11 to 3.13), VENV the virtual environment.  PYRAY_DEBUG=1 and
@@ -71,7 +71,7 @@ docs: $(stamps)/core
 
 bench: $(stamps)/core
 	$(say) "running the benchmarks"
-	@$(python) -m benchmarks $(ARGS)
+	@$(python) -m benchmarks --json build/benchmarks/figures.json --svg build/benchmarks $(ARGS)
 
 bench-peers:
 	@$(MAKE) --no-print-directory VENV=.venv-peers ARGS="--peers $(ARGS)" \

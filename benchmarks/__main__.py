@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from typing import Any
 
-from benchmarks import memory, objects, peers, scaling, startup, table, tasks
+from benchmarks import actors, growth, memory, objects, peers, plot, scaling, startup, table, tasks
 from benchmarks.harness import Benchmark, Neighbours, Result, Settings, Theme, environment
 
 THEMES: list[Theme] = [
     startup.THEME,
     memory.THEME,
     tasks.THEME,
+    actors.THEME,
     objects.THEME,
     objects.LARGE,
     scaling.THEME,
+    growth.THEME,
 ]
 BENCHMARKS: list[Benchmark] = [benchmark for theme in THEMES for benchmark in theme.benchmarks]
 
@@ -36,8 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "names", metavar="NAME", nargs="*", help="a benchmark or a theme; default: all"
     )
     result.add_argument("--quick", action="store_true", help="fewer rounds, smaller arrays")
-    result.add_argument("--peers", action="store_true", help="beside Ray and joblib/loky too")
+    result.add_argument("--peers", action="store_true", help="beside Ray, Dask and joblib/loky too")
     result.add_argument("--json", metavar="FILE", help="write every sample there as well")
+    result.add_argument("--svg", metavar="FOLDER", help="draw the figures there")
     return result
 
 
@@ -77,11 +81,18 @@ def main(arguments: list[str] | None = None) -> int:
         f"medians; {machine['seconds']:.0f} s; meanwhile other processes kept "
         f"{machine['others_cores_busy']:.2f} of {machine['cores']} cores busy"
     )
+    report = {
+        "environment": machine,
+        "results": [result.as_json() for result in results],
+        "growth": growth.curves(results),
+    }
     if options.json:
-        report = {"environment": machine, "results": [result.as_json() for result in results]}
+        os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
         with open(options.json, "w") as file:
             json.dump(report, file, indent=1)
             file.write("\n")
+    if options.svg:
+        plot.draw(report, options.svg)
     return int(any(result.error for result in results))
 
 

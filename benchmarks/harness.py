@@ -75,6 +75,14 @@ def at_least_times(factor: float, reference: str) -> Target:
     )
 
 
+def times_as_fast(factor: float, reference: str) -> Target:
+    """Done in so small a part of the time that a reference of the same run takes."""
+    return Target(
+        f"{factor:g} × as fast as {reference}",
+        lambda value, others: value * factor <= others[reference] if reference in others else None,
+    )
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A figure and how to get it.

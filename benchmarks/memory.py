@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from benchmarks.harness import PYRAY, Sample, Settings, Target, Theme, at_most
-from benchmarks.sessions import POOL
+from benchmarks.sessions import EXECUTOR, POOL
 from benchmarks.startup import alone, in_rounds
 
 THEME = Theme("memory", alone)
+
+PROBES = {PYRAY: "idle_pyray", POOL: "idle_pool", EXECUTOR: "idle_executor"}
 
 
 def beyond_bare(name: str, kind: str) -> Sample:
@@ -19,11 +21,11 @@ def beyond_bare(name: str, kind: str) -> Sample:
 def add(name: str, title: str, kind: str, *targets: Target) -> None:
     @THEME.add(name, title, "MB", *targets, rounds=3, quick_rounds=1)
     def _memory(settings: Settings) -> dict[str, Sample]:
-        return {PYRAY: beyond_bare("idle_pyray", kind), POOL: beyond_bare("idle_pool", kind)}
+        return {contender: beyond_bare(name, kind) for contender, name in PROBES.items()}
 
 
 add("memory", "idle session, beyond bare Python: its share of memory (PSS)", "pss", at_most(30))
-add("memory-private", "the same, pages that one process alone has (USS)", "uss")
+add("memory-private", "the same, pages that one process alone has (USS)", "uss", at_most(30))
 
 
 @THEME.add(
@@ -35,7 +37,4 @@ add("memory-private", "the same, pages that one process alone has (USS)", "uss")
     quick_rounds=1,
 )
 def _idle_cpu(settings: Settings) -> dict[str, Sample]:
-    return {
-        PYRAY: in_rounds("idle_pyray", "cpu_percent"),
-        POOL: in_rounds("idle_pool", "cpu_percent"),
-    }
+    return {contender: in_rounds(name, "cpu_percent") for contender, name in PROBES.items()}

@@ -58,6 +58,25 @@ def life_pool() -> dict[str, float]:
     }
 
 
+def life_executor() -> dict[str, float]:
+    """The same of ProcessPoolExecutor, whose workers start with the first task."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    start = time.perf_counter()
+    pool = ProcessPoolExecutor(WORKERS, mp_context=get_context("fork"))
+    up = time.perf_counter()
+    pool.submit(nothing).result()
+    first = time.perf_counter()
+    pool.shutdown()
+    end = time.perf_counter()
+    return {
+        "init": (up - start) * 1e3,
+        "first": (first - start) * 1e3,
+        "shutdown": (end - first) * 1e3,
+    }
+
+
 def idle_python() -> dict[str, float]:
     """What a bare interpreter holds."""
     return idle([os.getpid()])
@@ -86,6 +105,58 @@ def idle_pool() -> dict[str, float]:
         pool.close()
         pool.join()
     return result
+
+
+def idle_executor() -> dict[str, float]:
+    """The same of ProcessPoolExecutor."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("fork")) as pool:
+        list(pool.map(abs, range(100)))
+        return idle([os.getpid(), *(child.pid for child in active_children() if child.pid)])
+
+
+# ---- of the peers, where they are installed -----------------------------------------------------
+
+
+def idle_ray() -> dict[str, float]:
+    """The same of Ray."""
+    import ray
+
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    task = ray.remote(nothing)
+    ray.get([task.remote() for _ in range(100)])
+    result = idle(family())
+    ray.shutdown()
+    return result
+
+
+def idle_dask() -> dict[str, float]:
+    """The same of Dask distributed."""
+    from benchmarks.peer_dask import cluster
+
+    with cluster() as client:
+        client.gather([client.submit(nothing, pure=False) for _ in range(100)])
+        return idle(family())
+
+
+def idle_loky() -> dict[str, float]:
+    """The same of loky."""
+    from loky import get_reusable_executor
+
+    executor = get_reusable_executor(WORKERS)
+    list(executor.map(abs, range(100)))
+    result = idle(family())
+    executor.shutdown()
+    return result
+
+
+def family() -> list[int]:
+    """This process and all below it."""
+    import psutil
+
+    return [os.getpid(), *(p.pid for p in psutil.Process().children(recursive=True))]
 
 
 def idle(pids: Iterable[int]) -> dict[str, float]:

@@ -11,15 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyray as ray
-from benchmarks.harness import Settings
+from benchmarks.harness import Sample, Settings, per_second
 
 WORKERS = 2
 POOL = "multiprocessing.Pool"
 EXECUTOR = "ProcessPoolExecutor"
 
 
+BATCH = 1000
+
+
 def nothing() -> None:
     """The task that does nothing."""
+
+
+def nothing_of(_: Any) -> None:
+    """The task that does nothing with an argument."""
 
 
 @dataclass
@@ -34,6 +41,19 @@ class Bench:
     def many(self) -> int:
         """How many tasks are many."""
         return self.settings.pick(10_000, 2_000)
+
+    def batches(self) -> dict[str, Sample]:
+        """Tasks a second that the pools reach when they are handed 1,000 at a time."""
+
+        def of_pool() -> None:
+            for result in [self.pool.apply_async(nothing) for _ in range(BATCH)]:
+                result.get()
+
+        def of_executor() -> None:
+            for future in [self.executor.submit(nothing) for _ in range(BATCH)]:
+                future.result()
+
+        return {POOL: per_second(of_pool, BATCH), EXECUTOR: per_second(of_executor, BATCH)}
 
 
 @contextlib.contextmanager
@@ -67,7 +87,3 @@ def session(**options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def nothing_of(_: Any) -> None:
-    """The task that does nothing with an argument."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from benchmarks.harness import PYRAY, Sample, Settings, Theme, at_most
-from benchmarks.sessions import POOL
+from benchmarks.sessions import EXECUTOR, POOL
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -24,7 +24,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 @contextlib.contextmanager
 def alone(settings: Settings) -> Iterator[Settings]:
     """Nothing but the settings: these benchmarks start interpreters of their own."""
-    for name in ("life_pyray", "life_pool"):
+    for name in ("life_pyray", "life_pool", "life_executor"):
         python("-m", "benchmarks.probes", name)  # fills the caches
     yield settings
 
@@ -91,11 +91,17 @@ def _import(settings: Settings) -> dict[str, Sample]:
     }
 
 
+def lives(key: str) -> dict[str, Sample]:
+    """One of the figures that the probes of whole lives find."""
+    probes = {PYRAY: "life_pyray", POOL: "life_pool", EXECUTOR: "life_executor"}
+    return {contender: in_rounds(name, key) for contender, name in probes.items()}
+
+
 @THEME.add("init", "init to first result", "ms", at_most(200), at_most(100), rounds=7)
 def _init(settings: Settings) -> dict[str, Sample]:
-    return {PYRAY: in_rounds("life_pyray", "first"), POOL: in_rounds("life_pool", "first")}
+    return lives("first")
 
 
 @THEME.add("shutdown", "shutdown", "ms", at_most(50), rounds=7)
 def _shutdown(settings: Settings) -> dict[str, Sample]:
-    return {PYRAY: in_rounds("life_pyray", "shutdown"), POOL: in_rounds("life_pool", "shutdown")}
+    return lives("shutdown")

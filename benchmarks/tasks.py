@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -22,11 +23,10 @@ from benchmarks.harness import (
     per_second,
     timed,
 )
-from benchmarks.sessions import EXECUTOR, POOL, WORKERS, Bench, bench, nothing, nothing_of
+from benchmarks.sessions import BATCH, EXECUTOR, POOL, WORKERS, Bench, bench, nothing, nothing_of
 
 THEME = Theme("tasks", bench)
 
-BATCH = 1000
 NESTED_BATCHES = 10
 IDLE_SECONDS = 0.1
 ASYNCIO = "asyncio alone"
@@ -147,7 +147,7 @@ def after_idleness(function: Any) -> Sample:
 
 @THEME.add(
     "sync-idle",
-    "the same after 100 ms of idleness",
+    "no-op task after 100 ms of idleness",
     "µs",
     at_most_times(2, limits.PARKED),
     rounds=15,
@@ -159,6 +159,7 @@ def _sync_idle(bench: Bench) -> dict[str, Sample]:
         PYRAY: after_idleness(sync),
         **parked,
         POOL: after_idleness(lambda: bench.pool.apply(nothing)),
+        EXECUTOR: after_idleness(lambda: bench.executor.submit(nothing).result()),
     }
 
 
@@ -171,30 +172,16 @@ def _sync_idle(bench: Bench) -> dict[str, Sample]:
     higher_is_better=True,
 )
 def _async(bench: Bench) -> dict[str, Sample]:
-    pool, executor = bench.pool, bench.executor
-
     def pyray() -> None:
         for _ in range(20):
             batch()
 
-    def pool_batch() -> None:
-        for result in [pool.apply_async(nothing) for _ in range(BATCH)]:
-            result.get()
-
-    def executor_batch() -> None:
-        for future in [executor.submit(nothing) for _ in range(BATCH)]:
-            future.result()
-
-    return {
-        PYRAY: per_second(pyray, 20 * BATCH),
-        POOL: per_second(pool_batch, BATCH),
-        EXECUTOR: per_second(executor_batch, BATCH),
-    }
+    return {PYRAY: per_second(pyray, 20 * BATCH)} | bench.batches()
 
 
 @THEME.add(
     "nested",
-    "the same, submitted by 2 tasks at once",
+    "no-op tasks, submitted by 2 tasks at once",
     "per s",
     at_least(700_000),
     higher_is_better=True,
@@ -218,6 +205,7 @@ def _chain(bench: Bench) -> dict[str, Sample]:
     return {
         PYRAY: micros_each(pyray, 5, BATCH),
         POOL: micros_each(lambda: bench.pool.apply(nothing_of, (None,)), 100),
+        EXECUTOR: micros_each(lambda: bench.executor.submit(nothing_of, None).result(), 100),
     }
 
 
@@ -256,7 +244,12 @@ def _wait(bench: Bench) -> dict[str, Sample]:
         for _ in bench.pool.imap_unordered(nothing_of, range(BATCH)):
             pass
 
-    return {PYRAY: millis(pyray), POOL: millis(unordered)}
+    def completed() -> None:
+        futures = [bench.executor.submit(nothing) for _ in range(BATCH)]
+        for _ in concurrent.futures.as_completed(futures):
+            pass
+
+    return {PYRAY: millis(pyray), POOL: millis(unordered), EXECUTOR: millis(completed)}
 
 
 @THEME.add("wait-done", "wait one by one for 1,000 results that are there", "ms", at_most(5))

@@ -37,5 +37,34 @@ def check() -> None:
     )
 
 
+@main.command()
+@click.option(
+    "--filter", "pattern", default="", metavar="TEXT", help="Only rows whose name contains it."
+)
+@click.option(
+    "--rounds", default=4, show_default=True, type=click.IntRange(1), help="Measurements of each."
+)
+@click.option(
+    "--seconds",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="How long each lasts, at least; half of that goes before, to warm up.",
+)
+def microbenchmark(pattern: str, rounds: int, seconds: float) -> None:
+    """Print rates, under the names that `ray microbenchmark` prints."""
+    from pyray import microbenchmark as rows
+
+    found = False
+    for rate in rows.run(pattern, rounds, seconds, seconds / 2):
+        found = True
+        click.echo(rate)
+    if not found:
+        raise click.UsageError(
+            f"no row's name contains {pattern!r}; the rows are:\n  "
+            + "\n  ".join(row.name for row in rows.ROWS)
+        )
+
+
 if __name__ == "__main__":
     main()

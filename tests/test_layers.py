@@ -52,7 +52,9 @@ LAYERS = [
     ["api", "remote_function", "cancelling"],
     ["runtime_context"],
     ["__init__"],
-    ["cli", "util", "node.__main__"],
+    ["util", "node.__main__"],
+    ["microbenchmark"],
+    ["cli"],
 ]
 # Looked up when they are called, not at import: each with its reason.
 LATE = {
