@@ -19,7 +19,9 @@ from pyray._core.heap cimport heap_free, heap_reset, heap_trim
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport box_push
-from pyray._core.objects cimport alive, await_object, deps_of, enqueue, returns_of, task_ready
+from pyray._core.objects cimport (
+    alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
+)
 from pyray._core.queues cimport queue_push, queues_reset
 from pyray._core.records cimport (
     attempt_of, count_unstarted, gen_in, gen_of, hopeless, records_reset, task_new, task_recycle,
@@ -162,6 +164,10 @@ cdef int sweep_held() except -1:
             # It failed while it waited for arguments, and other tasks hang on its links: its record
             # stays until they are there, but nobody is going to read them.
             keep.append((handle, None))
+        elif _lends and t.nreturns and all_sealed(t):
+            # Its worker has what it needs by holds of its own, and is about to say that it is done;
+            # whoever wants to seal an array among its arguments is not to wait for our next look.
+            keep.append((handle, None))
         else:
             keep.append(entry)
     _held, keep = keep, _held
@@ -170,6 +176,16 @@ cdef int sweep_held() except -1:
     _lends = _lends and len(_held) != 0
     keep.clear()
     return 0
+
+
+cdef bint all_sealed(pr_task *t) noexcept nogil:
+    cdef uint64_t *rets = returns_of(C, t)
+    cdef int i
+    for i in range(t.nreturns):
+        # One that is gone was sealed: until then its record waits for that.
+        if alive(C, rets[i]) and not sealed(C, rets[i]):
+            return False
+    return True
 
 
 def sweep():
