@@ -322,7 +322,7 @@ def _holder(slot: int) -> str:
     pid, _, role = census.process(slot)
     task = control.current_of(slot)
     if task:
-        return tell.doing(task)
+        return f"{tell.doing(task)}, or a task that it has submitted"
     if role == _DEDICATED:
         return f"an actor in pid {pid}, which has kept it"
     return f"pid {pid}, which runs no task now: something outside of its tasks has kept a view"
