@@ -57,7 +57,7 @@ class Shared:
 def arrays(settings: Settings) -> Iterator[Shared]:
     enough = available_memory() >= 5000 * MEGABYTE
     megabytes = 1000 if enough and not settings.quick else 100
-    ray.init(num_cpus=WORKERS, object_store_memory=2 * megabytes * MEGABYTE + (64 << 20))
+    ray.init(num_cpus=WORKERS, object_store_memory=3 * megabytes * MEGABYTE)
     try:
         # By then the workers have imported numpy and know what a shared array is.
         ray.get([task.remote(ray.shared.zeros(1)) for _ in range(100)])
@@ -214,6 +214,7 @@ def seals(nbytes: int, times: int) -> Sample:
         for _ in range(times):
             array = ray.shared.empty(nbytes, dtype=np.uint8)
             total += timed(array.seal)
+            del array  # before there is another one
         return total / times * 1e6
 
     array = ray.shared.empty(nbytes, dtype=np.uint8)
