@@ -127,8 +127,8 @@ def stop(uint64_t task, bint children):
 
 
 def unheard(uint64_t task):
-    """The slot of the process whose main thread runs a task that was asked to stop, and has not been
-    interrupted for that; 0 if there is none."""
+    """The slot of the process whose main thread runs a task that was asked to stop, and has not
+    been interrupted for that; 0 if there is none."""
     cdef uint64_t s = state_of(task)
     cdef uint64_t p = (s >> 48) & 0xFF
     cdef uint32_t wish = stop_of(task_at(C, task), task)
