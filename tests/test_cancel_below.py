@@ -188,9 +188,18 @@ def test_by_force_children_too(ray, tally):
 def test_by_force_others_are_unaffected(ray1, tally, gate):
     """What a task before it has submitted from the same process, and left to others."""
 
+    begun = helpers.Tally(tally.path + ".begun")
+
+    @ray1.remote(num_cpus=0)
+    def waits(gate):
+        begun.add()
+        gate.wait()
+        return 2
+
     @ray1.remote
     def before(gate, block):
-        first = passes.options(num_cpus=0).remote(gate, 2)
+        first = waits.remote(gate)
+        helpers.wait_until(lambda: len(begun) == 1)  # elsewhere, then, and not here afterwards
         big = ray1.put(bytes(1 << 20))
         return os.getpid(), [first, combine.remote(first, big, block), first_only.remote(first)]
 
