@@ -67,17 +67,18 @@ def call(
         own = bool(options["writable"])
         if own:
             # What the call writes to is not to be the caller's, as it is not elsewhere.
-            args, kwargs = get(tasks.put_result((args, kwargs), False), writable=True)
+            args, kwargs = get(tasks.put_call((args, kwargs)), writable=True)
         values = [get(a, writable=own) if type(a) is ObjectID else a for a in args]
         named = {k: get(v, writable=own) if type(v) is ObjectID else v for k, v in kwargs.items()}
         _calls += 1
+        since = tasks.counter()
         with environment.applied(_env):
             running.append(Running(_calls, name, function, _resources(options), _env))
             try:
                 result = function(*values, **named)
                 if isinstance(n, str):
                     for value in _yielded(result, name, n):
-                        refs.append(tasks.put_result(value, False))
+                        refs.append(tasks.put_result(value, False, since))
                     return _generator(refs, None, n)
             finally:
                 running.pop()
@@ -90,7 +91,7 @@ def call(
                     f"{name} was to return {n} values (num_returns), but returned {len(result)}"
                 )
         results = [result] if n == 1 else result if n else []
-        ids = [tasks.put_result(value, False) for value in results]
+        ids = [tasks.put_result(value, False, since) for value in results]
     except Exception as error:
         stored = error if isinstance(error, PyrayError) else make_error(error, name, False)
         if isinstance(n, str):

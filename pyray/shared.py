@@ -7,7 +7,9 @@ like any other, without a copy.
 
 from __future__ import annotations
 
+import gc
 import operator
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,8 @@ __all__ = ["SharedArray", "empty", "empty_like", "full", "zeros"]
 
 # What a task held is let go of a moment after its result is there.
 GRACE_SECONDS = 0.1
+# How often others are asked to let go of what they hold for nothing.
+ASK_SECONDS = 0.1
 _MAX_DIMS = 64
 _NODE, _DEDICATED = 1, 3  # a process's slot, and a role
 _kind: Any = None
@@ -280,13 +284,19 @@ def seal(self: SharedArray, timeout: float | None = 0) -> ObjectID[Any]:
         if not timeout >= 0:
             raise ValueError(f"timeout is a number of seconds, 0 or more, not {timeout!r}")
     others: Any = None
+    asked = time.monotonic() - ASK_SECONDS / 2
 
     def look() -> ObjectID[Any] | None:
-        nonlocal others
+        nonlocal others, asked
         found = shared_arrays.try_seal(self)
         if isinstance(found, ObjectID):
             return found
         others = found
+        if time.monotonic() - asked > ASK_SECONDS:
+            # A view may be in a cycle, where only the garbage collector finds it.
+            gc.collect()
+            control.ask_sweep()
+            asked = time.monotonic()
         return None
 
     limit = -1 if timeout is None else max(timeout, GRACE_SECONDS)
@@ -303,7 +313,9 @@ def _in_use(array: SharedArray, waited: float, tasks: list[int], slots: list[int
         who.append(f"{len(tasks) - 3} more tasks")
     for slot in slots:
         if slot == _NODE:
-            who.append("an actor that may have to be made again (its constructor was given it)")
+            who.append(
+                "the node: for an actor that may have to be made again, or tasks of a dead process"
+            )
         else:
             who.append(_holder(slot))
     if not who:
@@ -355,6 +367,27 @@ def _reduce(self: SharedArray, protocol: Any = None) -> Any:
     return np.array(self).__reduce_ex__(2 if protocol is None else protocol)
 
 
+def _view(self: SharedArray, *args: Any, **kwargs: Any) -> Any:
+    """As ndarray's. One of another class is made of a plain array: so `seal` knows of it."""
+    import numpy as np
+
+    kind = kwargs.get("type", args[1] if len(args) > 1 else args[0] if args else None)
+    if isinstance(kind, type) and issubclass(kind, np.ndarray) and kind is not _kind:
+        return np.ndarray.view(np.asarray(self), *args, **kwargs)
+    return np.ndarray.view(self, *args, **kwargs)
+
+
+def _dlpack(self: SharedArray, **kwargs: Any) -> Any:
+    """As ndarray's, of a plain array: so `seal` knows of it."""
+    import numpy as np
+
+    return np.asarray(self).__dlpack__(**kwargs)
+
+
+def _setstate(self: SharedArray, state: Any) -> None:
+    raise TypeError("a SharedArray has no state of its own to be set")
+
+
 def _class() -> Any:
     """The class SharedArray; with it numpy is imported."""
     global _kind
@@ -365,6 +398,9 @@ def _class() -> Any:
         kind.__array_wrap__ = _array_wrap
         kind.__reduce_ex__ = _reduce
         kind.__reduce__ = _reduce
+        kind.__setstate__ = _setstate
+        kind.__dlpack__ = _dlpack
+        kind.view = _view
         shared_arrays.set_sealer(seal)
         _kind = kind
     return _kind

@@ -45,6 +45,7 @@ cdef class Encoded:
     cdef int emit_ref(self, object ref) except -1
     cdef int emit_op(self, int op, int64_t count) except -1
     cdef int emit_array(self, PyObject* array) except -1
+    cdef int refuse_view(self, PyObject* array) except -1
     cdef int emit_shared(self, PyObject* array, ArrayInfo* info, View* view) except -1
     cdef int emit_raw(self, char* data, size_t n, object owner) except -1
     cdef int emit_pickle(self, object value) except -1

@@ -272,6 +272,8 @@ cdef class Encoded:
                 return 0
             if PYRAY_IS_SUBTYPE(kind, _numpy.generic) and self.emit_scalar(value):
                 return 0
+            if self.by_reference and PYRAY_IS_SUBTYPE(kind, _numpy.ndarray):
+                self.refuse_view(value)
         if is_definition(obj):
             self.emit_definition(obj)
             return 0
@@ -416,6 +418,21 @@ cdef class Encoded:
             if not job.scattered:
                 job.array = NULL
         return vec_bytes(&self.draft.tensors, &job, sizeof(Job))
+
+    cdef int refuse_view(self, PyObject* array) except -1:
+        """A matrix, a masked array or another subclass's view of a shared array would be copied,
+        and what a task writes to it be lost."""
+        cdef ArrayInfo info
+        cdef View view
+        array_info(array, &info)
+        if (_shared.find != NULL and _shared.low <= info.data <= _shared.high
+                and _shared.find(array, True, &view)):
+            Py_XDECREF(view.oid)
+            if view.writable:
+                name = type(<object> array).__name__
+                raise TypeError(f"a {name} of a shared array cannot be passed by reference: pass "
+                                "numpy.asarray of it, or a copy")
+        return 0
 
     cdef int emit_shared(self, PyObject* array, ArrayInfo* info, View* view) except -1:
         """Write where an array lies that is part of a shared one, the last in `contained`."""

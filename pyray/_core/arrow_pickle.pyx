@@ -67,8 +67,8 @@ cdef object _PickleBuffer = None
 # The limit is the whole process's: the first one in raises it, the last one out restores it.
 cdef object _room_lock = _thread.RLock()
 cdef int _rooms = 0
-# Whether what is being unpickled is to be this process's own, to be written to.
-cdef bint _copying = False
+# Threads that are unpickling what is to be this process's own, to be written to.
+cdef set _copying = set()
 cdef int _room_outside = 0
 
 
@@ -136,7 +136,8 @@ def _restore_shared(ref, dtype, at, dims, strides, writable):
     for i in range(ndim):
         places[i] = dims[i]
         places[64 + i] = strides[i]
-    return restore_view(0, ref, raw_dtype(dtype), at, ndim, places, places + 64, writable, _copying)
+    return restore_view(0, ref, raw_dtype(dtype), at, ndim, places, places + 64, writable,
+                        _thread.get_ident() in _copying)
 
 
 def _restore_definition(ident):
@@ -592,16 +593,25 @@ def _dump_once(state, value):
 
 
 cdef object pickle_loads(const char* data, size_t n, object buffers, bint copy):
-    global _copying
-    cdef bint outside = _copying      # unpickling may run code that gets other objects
+    cdef object me = None
+    cdef bint outside = False   # unpickling may run code that gets other objects
     if _pickle_loads is None:
         _load_pickle()
     view = PyMemoryView_FromMemory(<char*> data, <Py_ssize_t> n, PyBUF_READ)
-    _copying = copy
+    if copy or _copying:
+        me = _thread.get_ident()
+        outside = me in _copying
+        if copy:
+            _copying.add(me)
+        else:
+            _copying.discard(me)
     try:
         return _pickle_loads(view, buffers=buffers)
     finally:
-        _copying = outside
+        if outside:
+            _copying.add(me)
+        elif me is not None:
+            _copying.discard(me)
         view.release()
 
 

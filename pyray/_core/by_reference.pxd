@@ -13,6 +13,7 @@ cdef struct View:
 
 cdef struct Shared:
     PyObject* kind          # the class SharedArray; NULL until this process has met one
+    Py_ssize_t regions      # shared arrays that this process has views of
     PyObject* loader        # called when there is one: adds what is written in Python
     # The payload of the session, mapped writable: only what lies in there is looked at closely.
     const char* low
@@ -24,8 +25,9 @@ cdef struct Shared:
                       const Py_ssize_t* dims, const Py_ssize_t* strides, bint writable, bint copy)
     # put() of a SharedArray: its ObjectID, or what is to be stored as it is.
     object (*seal)(object array)
-    # The same array, sealed if the running task has made it: before it is a result.
-    object (*finish)(object array)
+    # The same array, sealed if the running task has made it, after the first `since` of what it
+    # submitted and put: before it is a result.
+    object (*finish)(object array, uint64_t since)
 
 cdef extern from "Python.h":
     PyObject* PYRAY_CLASS "(PyObject *)Py_TYPE"(object) noexcept

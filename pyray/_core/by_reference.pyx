@@ -9,6 +9,7 @@ from pyray._core.serial_errors import CorruptObjectError
 
 cdef Shared _shared
 _shared.kind = NULL
+_shared.regions = 0
 _shared.loader = NULL
 _shared.low = NULL
 _shared.high = NULL

@@ -292,10 +292,10 @@ cdef Py_ssize_t compact_encode(object value, char* dst, Py_ssize_t cap) except -
 cdef Py_ssize_t compact_encode_arguments(object value, char* dst, Py_ssize_t cap,
                                          list ids) except -2:
     global _ids
-    # Nothing in between runs code of anybody's.
+    cdef list outside = _ids    # a destructor may come to run in the middle, and submit a task
     _ids = ids
     cdef char* end = _put(<PyObject*> value, dst, dst + cap, 0)
-    _ids = None
+    _ids = outside
     if end == NULL:
         if ids is not None:
             ids.clear()

@@ -402,6 +402,12 @@ def sweeps():
     return at_load32(&C.dispatch.sweep)
 
 
+def ask_sweep():
+    """Ask everybody to let go of what they hold for nothing."""
+    at_add32(&C.dispatch.sweep, 1)
+    ring_node(C)
+
+
 def wake_workers():
     """Have idle workers come out of their wait, to do their chores."""
     cdef uint32_t p

@@ -378,7 +378,8 @@ cdef bint deps_there(uint64_t handle) noexcept nogil:
     cdef pr_dep *d = deps_of(C, t)
     cdef uint32_t i
     for i in range(t.ndeps):
-        if alive(C, d[i].object) and not sealed(C, d[i].object):
+        if (d[i].position != PR_NOWHERE and alive(C, d[i].object)
+                and not sealed(C, d[i].object)):
             return False
     return True
 

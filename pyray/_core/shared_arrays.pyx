@@ -104,8 +104,11 @@ cdef class Region:
     cdef Py_ssize_t n_views
     cdef Py_ssize_t lent        # buffers of them that somebody has
     cdef bytes maker            # the task that made it, if this process did
+    cdef uint64_t counter       # and how much that had made before
 
     def __dealloc__(self):
+        if self.flat != NULL:
+            _shared.regions -= 1
         if _regions.get(self.handle) == <size_t><PyObject*>self:
             del _regions[self.handle]
 
@@ -208,6 +211,7 @@ cdef object new_flat(uint64_t handle, object holder):
     Py_INCREF(<PyObject*>r)         # SetBaseObject takes it over
     PyArray_SetBaseObject(<CArray*><PyObject*>flat, <PyObject*>r)
     r.flat = <PyObject*>flat
+    _shared.regions += 1
     _regions[handle] = <size_t><PyObject*>r
     return flat
 
@@ -218,10 +222,13 @@ cdef object new_view(PyObject* flat, object dtype, int ndim, const Py_ssize_t* d
     Py_INCREF(<PyObject*>dtype)     # NewFromDescr takes it over
     _making = pr_base(flat)
     try:
-        return PyArray_NewFromDescr(<CType*><PyObject*>_kind, <CDescr*><PyObject*>dtype, ndim, dims,
+        made = PyArray_NewFromDescr(<CType*><PyObject*>_kind, <CDescr*><PyObject*>dtype, ndim, dims,
                                     strides, data, flags, NULL)
     finally:
         _making = NULL
+    if pr_base(<PyObject*>made) == NULL:
+        raise CorruptObjectError("a part of a shared array lies outside of it")
+    return made
 
 
 def create(dtype, tuple shape, bint fortran, bint zero):
@@ -292,6 +299,7 @@ def create(dtype, tuple shape, bint fortran, bint zero):
     open_object(C, handle)
     flat = new_flat(handle, new_id(handle, parent, counter, PUT_INDEX))
     (<Region>pr_base(<PyObject*>flat)).maker = parent
+    (<Region>pr_base(<PyObject*>flat)).counter = counter
     return new_view(<PyObject*>flat, dtype, ndim, dims, NULL,
                     (<Region>pr_base(<PyObject*>flat)).low, flags | NPY_ARRAY_WRITEABLE)
 
@@ -336,6 +344,8 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
     if first < 0 or last < 0 or <uint64_t>last > o.size:
         raise CorruptObjectError("a part of a shared array lies outside of it")
     known = _regions.get(handle)
+    if known is not None and (<Region><PyObject*><size_t>known).epoch != C.epoch:
+        known = None        # handles are used again by later sessions
     if known is not None and not (<Region><PyObject*><size_t>known).sealed:
         flat = <object>(<Region><PyObject*><size_t>known).flat
     else:
@@ -401,8 +411,11 @@ cdef bint is_whole(Region r, object array):
     if PyArray_BYTES(<CArray*><PyObject*>array) != r.low:
         return False
     full = whole(r)
-    return (array.shape == full.shape and array.dtype == full.dtype
-            and array.strides == full.strides)
+    if array.shape != full.shape or array.dtype != full.dtype:
+        return False
+    # Where there is but one element, or none, strides say nothing.
+    return array.size == 0 or all([n == 1 or a == b for n, a, b in
+                                   zip(array.shape, array.strides, full.strides)])
 
 
 cdef int find(PyObject* array, bint by_reference, View* found) except -1:
@@ -443,10 +456,10 @@ cdef object seal_for_put(object array):
     return _sealer(array)
 
 
-cdef object finish(object array):
+cdef object finish(object array, uint64_t since):
     cdef Region r = region_of(<PyObject*>array)
     if (r is not None and r.epoch == C.epoch and not r.sealed and r.maker is not None
-            and r.maker == base(here()) and is_whole(r, array)):
+            and r.maker == base(here()) and r.counter > since and is_whole(r, array)):
         _sealer(array)
     return array
 
@@ -495,6 +508,9 @@ def try_seal(array):
                          f"the array {whole(r).shape} and {whole(r).dtype}")
     if r.sealed:
         return r.holder
+    # First, since it may run code of anybody's.
+    if Py_REFCNT(<PyObject*>r.holder) > 1:
+        sweep()
     plain = Py_REFCNT(r.flat) - r.n_views
     if plain or r.lent:
         what = []
@@ -505,8 +521,6 @@ def try_seal(array):
         raise BufferError(f"this shared array cannot be sealed, for this process could still write "
                           f"to it through {' and '.join(what)}: drop or copy them first")
     o = object_at(C, r.handle)
-    if Py_REFCNT(<PyObject*>r.holder) > 1:
-        sweep()
     if Py_REFCNT(<PyObject*>r.holder) > 1:
         return tasks_that_hold(r.holder), []
     s = at_load64(&o.state)

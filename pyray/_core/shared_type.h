@@ -41,7 +41,8 @@ static inline void pr_set_base(PyObject *array, PyObject *base) {
 
 static PyObject *pr_finalize(PyObject *self, PyObject *Py_UNUSED(from)) {
     PyTypeObject *type = Py_TYPE(self);
-    if (!pr_join(self)) {
+    /* numpy calls this once for each array, but anybody else may too. */
+    if (PR_VIEW(self)->region == NULL && !pr_join(self)) {
         /* Safe, since a plain ndarray is freed in the same way; its last words are never used. */
         Py_SET_TYPE(self, &PyArray_Type);
         Py_DECREF(type);
@@ -66,6 +67,28 @@ static void pr_releasebuffer(PyObject *self, Py_buffer *Py_UNUSED(view)) {
     if (PR_VIEW(self)->region != NULL) pr_lend(self, -1);
 }
 
+/* A row of a structured array is a scalar that writes through to the array that it was taken from. Of
+ * a plain one it is noticed by whoever seals. */
+static PyObject *pr_row(PyObject *self, PyObject *got, PyObject *key, Py_ssize_t index) {
+    PyObject *plain;
+    if (got == NULL || !PyArray_IsScalar(got, Void)) return got;
+    Py_DECREF(got);
+    plain = PyArray_View((PyArrayObject *)self, NULL, &PyArray_Type);
+    if (plain == NULL) return NULL;
+    got = key != NULL ? PyArray_Type.tp_as_mapping->mp_subscript(plain, key)
+                      : PyArray_Type.tp_as_sequence->sq_item(plain, index);
+    Py_DECREF(plain);
+    return got;
+}
+
+static PyObject *pr_subscript(PyObject *self, PyObject *key) {
+    return pr_row(self, PyArray_Type.tp_as_mapping->mp_subscript(self, key), key, 0);
+}
+
+static PyObject *pr_item(PyObject *self, Py_ssize_t index) {
+    return pr_row(self, PyArray_Type.tp_as_sequence->sq_item(self, index), NULL, index);
+}
+
 static PyMethodDef pr_methods[] = {
     {"__array_finalize__", pr_finalize, METH_O, NULL},
     {NULL, NULL, 0, NULL},
@@ -75,6 +98,8 @@ static PyObject *pr_make_type(const char *doc) {
     PyType_Slot slots[] = {
         {Py_tp_dealloc, (void *)pr_dealloc},
         {Py_tp_methods, pr_methods},
+        {Py_mp_subscript, (void *)pr_subscript},
+        {Py_sq_item, (void *)pr_item},
         {Py_bf_getbuffer, (void *)pr_getbuffer},
         {Py_bf_releasebuffer, (void *)pr_releasebuffer},
         {Py_tp_doc, (void *)doc},

@@ -8,7 +8,9 @@ into: an object in the store is immutable because the MMU says so.
 from libc.errno cimport errno
 from libc.string cimport memcpy, memset, strerror
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport (
+    MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
+)
 from posix.unistd cimport close, ftruncate
 from pyray._core.by_reference cimport shared
 from pyray._core.layout cimport *
@@ -45,8 +47,12 @@ cdef extern from "<sys/prctl.h>" nogil:
 cdef extern from "<signal.h>" nogil:
     int SIGKILL
 
+cdef enum:
+    NODE = 1                # the node's process slot
+
 cdef Ctx _ctx
 cdef Mapping _mapping = None
+cdef int _fork_fd = -1       # of the session's file
 memset(&_ctx, 0, sizeof(Ctx))
 _ctx.bell_fd = -1
 
@@ -62,8 +68,15 @@ cdef Mapping current_mapping():
 cdef void _after_fork_in_child() noexcept nogil:
     # A flag rather than getpid() per call: the check is then a load.  The node's own forks of
     # workers clear it again in adopt().
-    if _ctx.attached:
-        _ctx.forked = True
+    if not _ctx.attached:
+        return
+    _ctx.forked = True
+    if _ctx.self == NODE:
+        return      # the child is a worker
+    # The child holds nothing: what shared arrays look at here may be another object's soon. So it
+    # gets the pages as they are, and writes to copies of its own. (If this fails, that is lost.)
+    mmap(_ctx.payload, _ctx.head.n_units * PR_UNIT, PROT_READ | PROT_WRITE,
+         MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, _fork_fd, _ctx.head.off_payload)
 
 
 pthread_atfork(NULL, NULL, _after_fork_in_child)
@@ -179,7 +192,7 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
 
 def attach(int fd, uint32_t slot):
     """Map the file (taking the descriptor over) and become process number `slot` of its session."""
-    global _mapping
+    global _mapping, _fork_fd
     cdef pr_header h
     raw = os.pread(fd, sizeof(h), 0)
     if len(raw) != sizeof(h):
@@ -192,6 +205,7 @@ def attach(int fd, uint32_t slot):
     except MemoryError:
         close(fd)
         raise
+    _fork_fd = fd
     cdef char *b = _mapping.base
     _ctx.base = b
     _ctx.head = <pr_header *>b

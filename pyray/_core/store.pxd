@@ -45,7 +45,7 @@ cdef enum:
 
 cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
                      object root, bint by_reference=*) except -1
-cdef object as_result(object value)
+cdef object as_result(object value, uint64_t since=*)
 cdef object load_value(ObjectID oid, bint writable=*)
 cdef object load_raw(uint64_t handle, object pin, bint writable=*)
 cdef object borrow_for_view(uint64_t handle)

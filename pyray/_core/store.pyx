@@ -546,10 +546,10 @@ cdef object full(uint64_t size):
 
 # ---- values --------------------------------------------------------------------------------
 
-cdef object as_result(object value):
+cdef object as_result(object value, uint64_t since=0):
     """What a task returns or yields: a shared array that it has made is sealed."""
     if is_shared(value):
-        return shared().finish(value)
+        return shared().finish(value, since)
     return value
 
 

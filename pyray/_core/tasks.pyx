@@ -48,6 +48,7 @@ WRITABLE = TASK_F_WRITABLE
 # [(task handle, what it needs kept alive)]: tasks that hold ids until they are done.
 cdef list _held = []
 cdef Py_ssize_t _held_limit = 64
+cdef uint32_t _collected = 0        # dispatch.sweep when the garbage was collected for it
 cdef bint _lends = False            # maybe shared arrays among them
 cdef uint64_t _held_bytes = 0       # roughly what has come to be held since the last sweep
 # What submits in this process: its task, or the one that ran last; the driver's script.
@@ -57,7 +58,7 @@ cdef uint32_t _group = 0
 cdef uint32_t _captor = 0
 # In a process where several calls run at once: a context variable with the one that asks.
 cdef object _variable = None
-# Used while a call's arguments are encoded, and empty otherwise.
+# An empty list, for use while a call's arguments are encoded.
 cdef list _looks = []
 cdef object _sweep_more = None      # what else is to be swept
 cdef object _on_hold = None         # called when a task comes to hold ids and none did before
@@ -202,6 +203,18 @@ def sweep():
 
 
 set_sweep(sweep)
+
+
+def sweep_idly():
+    """`sweep`, when nothing is to do. Asked by somebody, also of what only the garbage collector
+    finds, if shared arrays are among what is held: they wait to be sealed."""
+    global _collected
+    if C.attached and _collected != at_load32(&C.dispatch.sweep):
+        _collected = at_load32(&C.dispatch.sweep)
+        if shared().regions:
+            import gc
+            gc.collect()
+    return sweep()
 
 
 def set_on_hold(on_hold):
@@ -369,7 +382,7 @@ cdef object split(tuple args, dict kwargs, list deps):
 
 cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     """Record a call and queue it: for any worker, or in a mailbox."""
-    global _held_bytes, _lends
+    global _held_bytes, _lends, _looks
     cdef TaskContext me = here()
     cdef Py_ssize_t nargs = PyTuple_GET_SIZE(args)
     cdef Py_ssize_t i, n, ndeps = 0, nlooks = 0
@@ -382,7 +395,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     cdef list deps = None
     cdef list ids
     cdef list refs = None
-    cdef list looks = None      # shared arrays that the arguments look into
+    cdef list found, looks = None       # shared arrays that the arguments look into
     cdef ObjectID oid, args_object = None
     cdef object payload = args
     cdef bytes parent = base(me)
@@ -403,8 +416,14 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
                 escape(oid)
                 refs.append(oid)
     # Everything that can fail comes before anything that others can see.
+    # A destructor may run meanwhile, and submit a task as well.
+    found, _looks = [] if _looks is None else _looks, None
     n = compact_encode_arguments(payload, inline_args, PR_INLINE_ARGS,
-                                 None if flags & TASK_F_WRITABLE else _looks)
+                                 None if flags & TASK_F_WRITABLE else found)
+    if found:
+        looks = found
+    else:
+        _looks = found
     if n < 0:
         me.counter += 1
         counter = me.counter
@@ -415,9 +434,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         if refs is None:
             refs = []
         refs.append(args_object)
-    elif _looks:
-        looks = _looks[:]
-        _looks.clear()
+    elif looks is not None:
         if refs is None:
             refs = looks
         for oid in looks:
@@ -647,13 +664,29 @@ def current_task():
     return base(me), attempt_of(at_load64(&task_at(C, me.handle).state))
 
 
-def put_result(value, bint error):
-    """local_mode's way to store a task's result: under an id of its own, sealed at once."""
+def counter():
+    """How much the calling task has submitted and put: for `put_result`."""
+    return here().counter
+
+
+def put_call(payload):
+    """local_mode's way to store a call's arguments, as they are stored elsewhere."""
+    cdef TaskContext me = here()
+    check_session()
+    me.counter += 1
+    return put_arguments(payload, base(me), me.counter, "args")
+
+
+def put_result(value, bint error, uint64_t since=0):
+    """local_mode's way to store a task's result: under an id of its own, sealed at once.
+
+    `since` is the `counter` with which the call began: what was made before is not the call's own.
+    """
     cdef TaskContext me = here()
     check_session()
     me.counter += 1
     if not error:
-        value = as_result(value)
+        value = as_result(value, since)
         return put_value(value, base(me), me.counter, "result")
     return new_object(value, OBJ_ERROR, "exception", base(me), me.counter, 0)
 

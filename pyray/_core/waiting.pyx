@@ -676,8 +676,11 @@ def poll(look, double seconds):
         What `look` returned, or None when the time was up.
     """
     cdef int64_t start = now_ns(), now = start, looked = start
-    cdef int64_t until = start + <int64_t>(seconds * 1e9)
+    cdef int64_t until
     cdef bint blocked = False
+    if seconds > 1e9:
+        seconds = -1        # no limit, and no overflow
+    until = start + <int64_t>(seconds * 1e9)
     mapping = current_mapping()
     try:
         while True:

@@ -174,7 +174,7 @@ def _loop() -> int:
             return 0
         sys.stdout.flush()
         sys.stderr.flush()
-        holding = tasks.sweep()
+        holding = tasks.sweep_idly()
         seconds = BUSY_SECONDS if ran or holding else IDLE_SECONDS
     # Out of the handler, or whatever the actor raises would be told as raised while handling that.
     from pyray.worker import actor
