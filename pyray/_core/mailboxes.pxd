@@ -43,3 +43,4 @@ cdef void settle(Ctx *c, Reader *r, uint32_t p) noexcept nogil
 cdef void settle_all(Ctx *c, Reader *r) noexcept nogil
 cdef bint nothing_left(Ctx *c, Reader *r) noexcept nogil
 cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil
+cdef uint64_t spin(Ctx *c, Reader *r) noexcept nogil

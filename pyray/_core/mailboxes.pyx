@@ -347,6 +347,20 @@ cdef bint nothing_left(Ctx *c, Reader *r) noexcept nogil:
     return True
 
 
+cdef uint64_t spin(Ctx *c, Reader *r) noexcept nogil:
+    """Look for a call for as long as is spent before parking; 0 when there was none."""
+    cdef int64_t end = now_ns() + SPIN_NS
+    cdef uint64_t call
+    cdef int _
+    while now_ns() < end and alone_on_cpu(c):
+        for _ in range(16):
+            cpu_pause()
+        call = look(c, r)
+        if call:
+            return call
+    return 0
+
+
 cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
     """The actor's wait for a call.
 
@@ -354,22 +368,16 @@ cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
     has run everything, when it is told something, or when somebody needs room.
     """
     cdef pr_actor *a = actor_at(c, r.actor)
-    cdef int64_t end, spun
+    cdef int64_t end
     cdef uint64_t call = look(c, r)
     cdef uint32_t seen, sweep
-    cdef int _
     if call:
         return call
     sweep = at_load32(&c.dispatch.sweep)
-    end = now_ns()
-    spun = end + SPIN_NS
-    end += timeout_ns
-    while now_ns() < spun and alone_on_cpu(c):
-        for _ in range(16):
-            cpu_pause()
-        call = look(c, r)
-        if call:
-            return call
+    end = now_ns() + timeout_ns
+    call = spin(c, r)
+    if call:
+        return call
     while True:
         seen = at_load32(&c.me.wake)
         at_store32(&c.me.parked, 1)
