@@ -6,8 +6,6 @@ from typing import Any, final
 
 from pyray._core.running import Call, WorkerExit
 
-NAME: str
-
 @final
 class Starter:
     def __init__(

@@ -28,8 +28,6 @@ cdef extern from "Python.h":
     int PYGEN_RETURN, PYGEN_NEXT
     int PyIter_Send(object o, object value, PyObject **result) except -1
 
-NAME = "pyray-call"
-
 
 @cython.final
 cdef class Steps:
@@ -198,6 +196,7 @@ cdef class Starter:
     cdef object finish, ended, leave
     cdef object task            # the spare one, which is the current one meanwhile
     cdef Steps steps            # what it steps
+    cdef object name            # its name, references and weak references when it was new
     cdef Py_ssize_t refs, weakrefs
 
     def __init__(self, loop, context, variable, asyncio, finish, ended, leave):
@@ -216,9 +215,10 @@ cdef class Starter:
         self.steps.starter = self
         # Not loop.create_task: a factory of the user's is for tasks of the user's, and an eager one
         # would step it now.
-        task = self.make_task(self.steps, loop=self.loop, name=NAME, context=self.context)
+        task = self.make_task(self.steps, loop=self.loop, context=self.context)
         self.enter_task(self.loop, task)
         self.task = task
+        self.name = task.get_name()
         task = None
         self.refs = Py_REFCNT(self.task)
         self.weakrefs = getweakrefcount(self.task)
@@ -235,7 +235,7 @@ cdef class Starter:
         task = self.task
         return (Py_REFCNT(self.task) == self.refs + 1 and getweakrefcount(task) == self.weakrefs
                 and not task._must_cancel and not task.cancelling() and task._callbacks is None
-                and task.get_name() is NAME)
+                and task.get_name() is self.name)
 
     def start(self, Call call):
         """Begin a call: the Task in which it goes on, or None if it has ended."""
