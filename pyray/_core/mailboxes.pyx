@@ -352,13 +352,17 @@ cdef uint64_t spin(Ctx *c, Reader *r) noexcept nogil:
     cdef int64_t end = now_ns() + SPIN_NS
     cdef uint64_t call
     cdef int _
-    while now_ns() < end and alone_on_cpu(c):
-        for _ in range(16):
-            cpu_pause()
+    while True:
+        if alone_on_cpu(c):
+            for _ in range(16):
+                cpu_pause()
+        else:
+            # Not parking: whoever calls next, on this very CPU, would have to wake us, and the
+            # kernel would interrupt it for us after each few calls.
+            cpu_yield()
         call = look(c, r)
-        if call:
+        if call or now_ns() >= end:
             return call
-    return 0
 
 
 cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
