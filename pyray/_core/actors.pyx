@@ -381,7 +381,7 @@ cdef class Host:
         If the caller is `idle` it waits for a moment for the first, as long as such waits have
         paid; then only now and then.
         """
-        cdef uint64_t call = look(C, self.reader)
+        cdef uint64_t call = look(C, self.reader, False)
         if call == 0 and idle:
             if self.misses >= MISSES:
                 self.misses += 1
@@ -406,7 +406,7 @@ cdef class Host:
                 found.append(taken)
             if <Py_ssize_t>len(found) >= most:
                 break
-            call = look(C, self.reader)
+            call = look(C, self.reader, False)
         return found
 
     def settle(self):
