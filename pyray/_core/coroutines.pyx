@@ -14,7 +14,6 @@ from cpython.contextvars cimport (
 )
 from cpython.ref cimport Py_XDECREF, PyObject
 
-from pyray._core.layout cimport TASK_F_DYNAMIC, TASK_F_STREAM
 from pyray._core.running cimport Call, how_many
 from pyray._core.waiting cimport settle as settle_task
 

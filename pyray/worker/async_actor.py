@@ -83,8 +83,8 @@ class Loop:
                 self.loop.call_soon_threadsafe(self._take, calls, context=self.context)
                 # It is the loop's turn until it finds none.
                 while not self.turn.acquire(timeout=BUSY_SECONDS):
-                    if control.stopping() or self.exit_code is not None:
-                        self.exit_code = self.exit_code or 0
+                    if control.stopping():
+                        self.exit_code = 0
                         break
                     chores()
                 continue
