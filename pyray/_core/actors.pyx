@@ -23,8 +23,8 @@ from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport begin_users_code, users_code
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport (
-    Reader, actor_status, box_release, entry_at, Cursor, next_call, nothing_left, reader_open,
-    settle, settle_all,
+    Reader, actor_status, box_release, entry_at, Cursor, look, next_call, nothing_left, reader_open,
+    settle, settle_all, spin,
 )
 from pyray._core.objects cimport (
     alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
@@ -56,6 +56,7 @@ cdef Ctx *C = get_ctx()
 
 cdef enum:
     SOON_NS = 50000000
+    MISSES = 8                  # after so many waits in vain in a row only one in 16 is made
 
 # The mailboxes that this process calls into, by actor: kept until the actor is dead and settled.
 cdef dict _boxes = {}
@@ -326,6 +327,7 @@ cdef class Host:
     """
     cdef Reader *reader
     cdef uint64_t actor
+    cdef uint32_t misses
 
     def __cinit__(self, actor, bint in_order, bint sequential):
         self.reader = <Reader *>calloc(1, sizeof(Reader))
@@ -369,17 +371,42 @@ cdef class Host:
         """Claim up to `most` calls that are there; waits up to `seconds` for the first."""
         cdef uint64_t call
         cdef int64_t timeout = <int64_t>(seconds * 1e9)
-        cdef list found = []
-        while <Py_ssize_t>len(found) < most:
+        with nogil:
+            call = next_call(C, self.reader, timeout)
+        return self.claimed(call, most)
+
+    def poll(self, Py_ssize_t most, bint idle):
+        """Claim up to `most` calls that are there.
+
+        If the caller is `idle` it waits for a moment for the first, as long as such waits have
+        paid; then only now and then.
+        """
+        cdef uint64_t call = look(C, self.reader, False)
+        if call == 0 and idle:
+            if self.misses >= MISSES:
+                self.misses += 1
+                if self.misses % 16:
+                    return []
             with nogil:
-                call = next_call(C, self.reader, timeout)
-            if call == 0:
-                break
+                call = spin(C, self.reader)
+            if call:
+                self.misses = 0
+            elif self.misses < MISSES:
+                self.misses += 1
+        return self.claimed(call, most)
+
+    cdef list claimed(self, uint64_t call, Py_ssize_t most):
+        """A claimed call, and those after it that are there."""
+        # Without a pause between two for others to take the GIL: it would take long to get back.
+        cdef list found = []
+        while call:
             at_store64(&C.me.current, 0)
             taken = new_call(call)
             if taken is not None:
                 found.append(taken)
-            timeout = 0
+            if <Py_ssize_t>len(found) >= most:
+                break
+            call = look(C, self.reader, False)
         return found
 
     def settle(self):

@@ -38,8 +38,9 @@ cdef void close_boxes(Ctx *c, uint32_t p) noexcept nogil
 cdef void wake_actor(Ctx *c, uint64_t actor) noexcept nogil
 cdef void reader_open(Reader *r, uint64_t actor, bint in_order) noexcept nogil
 cdef uint64_t entry_at(Ctx *c, pr_mailbox *row, Cursor *u, uint64_t at) noexcept nogil
-cdef uint64_t look(Ctx *c, Reader *r) noexcept nogil
+cdef uint64_t look(Ctx *c, Reader *r, bint last) noexcept nogil
 cdef void settle(Ctx *c, Reader *r, uint32_t p) noexcept nogil
 cdef void settle_all(Ctx *c, Reader *r) noexcept nogil
 cdef bint nothing_left(Ctx *c, Reader *r) noexcept nogil
 cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil
+cdef uint64_t spin(Ctx *c, Reader *r) noexcept nogil

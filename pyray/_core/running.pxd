@@ -15,6 +15,8 @@ cdef class Call(TaskContext):
     cdef readonly uint16_t group    # its concurrency group; 0 is the default one
     cdef int attempt
     cdef uint64_t started
+    cpdef begin(self)
+    cpdef finish(self, result)
     cdef void done(self, uint32_t outcome)
 
 cdef void finish(uint64_t handle) noexcept nogil
@@ -27,5 +29,6 @@ cdef int fail(uint64_t handle, TaskContext me, Function f, object error) except 
 cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil
 cdef void enter(TaskContext me, uint64_t handle, uint32_t depth)
 cdef int ends_with(object error)
+cdef int how_many(Call call) noexcept
 cdef Call new_call(uint64_t handle)
 cdef int do_chores(Py_ssize_t n) except -1

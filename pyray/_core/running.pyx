@@ -428,7 +428,9 @@ cdef void retry(uint64_t handle, pr_task *t, int attempt) noexcept nogil:
 
 # ---- several at once -----------------------------------------------------------------------
 
+# Not for the collector: what it holds is no part of a cycle that could go before it.
 @cython.final
+@cython.no_gc
 cdef class Call(TaskContext):
     """A claimed call of an actor that runs beside others, in a thread or a coroutine.
 
@@ -436,7 +438,7 @@ cdef class Call(TaskContext):
     context variable.
     """
 
-    def begin(self):
+    cpdef begin(self):
         """Decode the arguments and call the method: returns what it returns, a coroutine if it is
         an async one.  None, with `over` set, if an argument is an error, or if it was cancelled
         while it waited here for its turn."""
@@ -458,7 +460,7 @@ cdef class Call(TaskContext):
             self.done(EVENT_FAILED)
         return result
 
-    def finish(self, result):
+    cpdef finish(self, result):
         """Seal its returns."""
         if C.forked:
             leave_fork(None)
@@ -531,6 +533,12 @@ cdef class Call(TaskContext):
     def method(self):
         """Number of its method."""
         return task_at(C, self.handle).func
+
+
+cdef int how_many(Call call) noexcept:
+    """How many values it returns; -1 if it yields them."""
+    cdef pr_task *t = task_at(C, call.handle)
+    return -1 if t.flags & (TASK_F_STREAM | TASK_F_DYNAMIC) else t.nreturns
 
 
 cdef Call new_call(uint64_t handle):

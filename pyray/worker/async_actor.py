@@ -1,7 +1,8 @@
 """An actor with async methods: all calls run as coroutines in one event loop.
 
-The loop has the main thread. A second thread sleeps at the mailboxes and hands over what it takes:
-so nothing polls, and the loop is woken once for all the calls that have come in together.
+The loop has the main thread. While calls keep coming it takes them from the mailboxes itself; when
+there are none a second thread sleeps there, and wakes the loop for the next. So nothing polls, and
+while calls come fast neither thread waits for the other.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import asyncio
 import threading
 import time
 from collections import deque
-from types import CoroutineType
+from contextvars import copy_context
 from typing import Any
 
-from pyray._core import actors, control, futures, interrupts, running
+from pyray._core import actors, control, interrupts, running
+from pyray._core.coroutines import Starter
 from pyray.worker.actor import BUSY_SECONDS, IDLE_SECONDS, chores
 from pyray.worker.threaded_actor import AHEAD, this_call
 
@@ -25,12 +27,13 @@ PAUSE_SECONDS = 0.001
 class Group:
     """Calls of one concurrency group."""
 
-    __slots__ = ("limit", "pending", "running")
+    __slots__ = ("limit", "next", "pending", "running")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.running = 0
         self.pending: deque[running.Call] = deque()
+        self.next = False  # the loop is about to begin some of those pending
 
 
 class Loop:
@@ -47,41 +50,43 @@ class Loop:
     def __init__(self, host: actors.Host, limits: list[int]) -> None:
         self.host = host
         self.groups = [Group(limit) for limit in limits]
-        # One counter for each thread, so that neither loses what the other adds.
-        self.taken = 0
-        self.ended = 0
+        self.unfinished = 0  # calls that the loop has and that have not ended
+        self.batches = 0
         self.loop = asyncio.new_event_loop()
-        self.tasks: set[asyncio.Task[None]] = set()
-        # Calls that have begun, with what they were last cancelled for.
+        # Calls that wait in their asyncio tasks, with what they were last cancelled for.
         self.begun: dict[running.Call, tuple[asyncio.Task[None], int]] = {}
+        self.context = copy_context()
+        self.starter = Starter(
+            self.loop, self.context, this_call, asyncio, finish, self._ended, self._leave
+        )
         # The node's signal, without a handler that would break into the loop.
         self.loop.add_signal_handler(interrupts.SIGNAL, self._cancel)
         self.room = threading.Event()
         self.room.set()
+        # Held by the thread that takes calls now: one at a time.
+        self.turn = threading.Lock()
         self.exit_code: int | None = None
 
-    @property
-    def unfinished(self) -> int:
-        """Calls taken that have not ended."""
-        return self.taken - self.ended
-
     def feed(self) -> None:
-        """The second thread: take calls to the loop until the actor ends."""
+        """The second thread: take calls to the loop when it has none, until the actor ends."""
         seconds = BUSY_SECONDS
+        self.turn.acquire()
         while self.exit_code is None:
-            if self.unfinished and self.host.over:
+            if self.unfinished > AHEAD or (self.unfinished and self.host.over):
                 # No call is to come, and the mailboxes would not make us wait for those under way.
                 self.room.clear()
                 self.room.wait(BUSY_SECONDS)
             calls = self.host.take(seconds, AT_A_TIME)
             self.host.settle()
             if calls:
-                self.taken += len(calls)
                 seconds = BUSY_SECONDS
-                self.loop.call_soon_threadsafe(self._start, calls)
-                if self.unfinished > AHEAD:
-                    self.room.clear()
-                    self.room.wait(BUSY_SECONDS)
+                self.loop.call_soon_threadsafe(self._take, calls, context=self.context)
+                # It is the loop's turn until it finds none.
+                while not self.turn.acquire(timeout=BUSY_SECONDS):
+                    if control.stopping():
+                        self.exit_code = 0
+                        break
+                    chores()
                 continue
             if control.stopping() or (self.host.over and not self.unfinished):
                 self.exit_code = 0
@@ -90,19 +95,79 @@ class Loop:
             seconds = BUSY_SECONDS if holding or self.unfinished else IDLE_SECONDS
         self.loop.call_soon_threadsafe(self.loop.stop)
 
-    def _start(self, calls: list[running.Call]) -> None:
-        for call in calls:
-            group = self.groups[call.group]
-            if group.running < group.limit and not group.pending:
-                self._begin(group, call)
+    def _take(self, calls: list[running.Call]) -> None:
+        """Begin calls; look for others, or leave that to the second thread."""
+        more: list[running.Call] = []
+        self.unfinished += len(calls)
+        try:
+            self._start(calls)
+            self.batches += 1
+            running.chores(self.batches)
+            if self.exit_code is None and self.unfinished <= AHEAD:
+                # asyncio's own attribute: what it is to run in its next round. One is `starter`'s.
+                idle = not self.unfinished and len(getattr(self.loop, "_ready", "xx")) < 2
+                more = self.host.poll(AT_A_TIME, idle)
+                self.host.settle()
+        finally:
+            if more:
+                self.loop.call_soon(self._take, more, context=self.context)
             else:
-                group.pending.append(call)
+                self.turn.release()
+
+    def _start(self, calls: list[running.Call]) -> None:
+        groups = self.groups
+        try:
+            for call in calls:
+                group = groups[call.group]
+                if group.pending or group.running >= group.limit:
+                    group.pending.append(call)
+                else:
+                    self._begin(group, call)
+        finally:
+            self.starter.close()
 
     def _begin(self, group: Group, call: running.Call) -> None:
-        group.running += 1
-        task = self.loop.create_task(self._run(group, call))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        if self.exit_code is not None:
+            return  # the process is about to end: the node fails it, or has it run anew
+        task = self.starter.start(call)
+        if task is None:
+            self.unfinished -= 1
+        else:
+            group.running += 1
+            self.begun[call] = (task, 0)
+
+    def _next(self, group: Group) -> None:
+        """Begin calls of a group that have waited for others to end."""
+        group.next = False
+        try:
+            for _ in range(AT_A_TIME):
+                if not group.pending or group.running >= group.limit:
+                    break
+                self._begin(group, group.pending.popleft())
+        finally:
+            self.starter.close()
+            self._look_after(group)
+        if not self.room.is_set():
+            self.room.set()
+
+    def _look_after(self, group: Group) -> None:
+        if group.pending and group.running < group.limit and not group.next:
+            group.next = True
+            self.loop.call_soon(self._next, group, context=self.context)
+
+    def _ended(self, call: running.Call) -> None:
+        """A call has ended in its task."""
+        self.begun.pop(call, None)
+        group = self.groups[call.group]
+        group.running -= 1
+        self.unfinished -= 1
+        self._look_after(group)
+        if not self.room.is_set():
+            self.room.set()
+
+    def _leave(self, leaving: running.WorkerExit) -> None:
+        self.exit_code = int(leaving.code)
+        self.loop.stop()
 
     def _cancel(self) -> None:
         """Some call is to stop: cancel the asyncio tasks of those that are, once for each request.
@@ -113,43 +178,17 @@ class Loop:
                 self.begun[call] = (task, asked)
                 task.cancel("this call was cancelled")
 
-    async def _run(self, group: Group, call: running.Call) -> None:
-        this_call.set(call)
-        if self.exit_code is not None:
-            return  # the process is about to end: the node fails it, or has it run anew
-        try:
-            while True:
-                try:
-                    result: Any = call.begin()
-                    task = asyncio.current_task()
-                    assert task is not None
-                    self.begun[call] = (task, 0)
-                    if isinstance(result, CoroutineType) or hasattr(result, "__await__"):
-                        result = await result
-                    if call.over:
-                        break
-                    if call.yields == "streaming":
-                        await stream(call, result)
-                    elif hasattr(result, "__anext__") and call.yields != 1:
-                        await collect(call, result)
-                    else:
-                        call.finish(result)
-                    break
-                except BaseException as error:
-                    if not call.fail(error):
-                        break
-        except running.WorkerExit as e:
-            self.exit_code = int(e.code)
-            self.loop.stop()
-        finally:
-            self.begun.pop(call, None)
-            futures.settle()  # a wait of its in another thread may have given up the actor's CPUs
-            group.running -= 1
-            self.ended += 1
-            if not self.room.is_set():
-                self.room.set()
-            while group.pending and group.running < group.limit:
-                self._begin(group, group.pending.popleft())
+
+async def finish(call: running.Call, result: Any, awaited: bool) -> None:
+    """Finish a call that is not done when its method has returned."""
+    if not awaited and hasattr(result, "__await__"):
+        result = await result
+    if call.yields == "streaming":
+        await stream(call, result)
+    elif hasattr(result, "__anext__") and call.yields != 1:
+        await collect(call, result)
+    else:
+        call.finish(result)
 
 
 async def stream(call: running.Call, values: Any) -> None:
