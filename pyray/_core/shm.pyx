@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset, strerror
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close, ftruncate
-from pyray._core.by_reference cimport shared
+from pyray._core.by_reference cimport arena, pyray_arena, shared
 from pyray._core.layout cimport *
 
 import os
@@ -211,6 +211,15 @@ def attach(int fd, uint32_t slot):
     _ctx.readonly = _mapping.readonly_base
     shared().low = _ctx.payload
     shared().high = _ctx.payload + h.n_units * PR_UNIT
+    stat = os.fstat(fd)
+    cdef pyray_arena *a = arena()
+    a.low = _ctx.payload
+    a.high = _ctx.payload + h.n_units * PR_UNIT
+    a.at = h.off_payload
+    a.fd = fd
+    a.device = stat.st_dev
+    a.inode = stat.st_ino
+    a.filler = &_ctx.dispatch.filler
     _ctx.epoch += 1
     _ctx.broken = False
     _ctx.attached = True
@@ -220,6 +229,7 @@ def attach(int fd, uint32_t slot):
 def adopt(uint32_t slot):
     """Be process number `slot` from now on: after attach, or in a freshly forked worker."""
     _ctx.self = slot
+    arena().self = slot
     _ctx.me = &_ctx.procs[slot]
     _ctx.forked = False
     _ctx.me.pid = os.getpid()
@@ -233,6 +243,7 @@ def detach():
     _ctx.broken = False
     _ctx.base = NULL
     shared().low = shared().high = NULL
+    arena().low = arena().high = NULL
     _mapping = None
 
 
