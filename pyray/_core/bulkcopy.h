@@ -177,6 +177,28 @@ static int pyray_bulk_same_file(const pyray_arena *arena)
            && (uint64_t)st.st_ino == arena->inode;
 }
 
+/* Make and map the pages of n bytes of the session's memory that nobody but this process may touch
+ * yet, and that are to be zero.  `from_low`: their distance from the payload, which they lie before. */
+static inline void pyray_make_pages(const pyray_arena *arena, size_t from_low, size_t n)
+{
+    static const char zeros[16384];
+    char *p = arena->low - from_low;
+    uint64_t at = arena->at - from_low;
+    size_t done = 0;
+    ssize_t got;
+
+    if (pyray_bulk_same_file(arena) && at_cas32(arena->filler, 0, arena->self + 1)) {
+        do {
+            got = pwrite(arena->fd, zeros, n - done < sizeof(zeros) ? n - done : sizeof(zeros),
+                         (off_t)(at + done));
+            if (got > 0)
+                done += (size_t)got;
+        } while (got > 0 && done < n);
+        at_cas32(arena->filler, arena->self + 1, 0);
+    }
+    (void)madvise(p, n, done == n ? MADV_POPULATE_READ : MADV_POPULATE_WRITE);
+}
+
 static inline void pyray_bulk_copy(const pyray_arena *arena, void *to, const void *src, size_t n)
 {
     char *dst = (char *)to;
