@@ -442,6 +442,26 @@ def test_sealing_right_after_get(ray: Any) -> None:
         assert ray.get(ray.put(a)).sum() == 6 * i
 
 
+def test_sealing_does_not_wait_for_what_a_process_does_next(ray: Any, gate: Gate) -> None:
+    write = ray.remote(fill)
+
+    @ray.remote
+    class Busy:
+        def spread(self, view: Any) -> None:
+            ray.get([write.remote(view[i], i) for i in range(len(view))])
+
+        def think(self, gate: Gate) -> None:
+            gate.wait()
+
+    busy = Busy.remote()
+    a = ray.shared.zeros((3, 2))
+    ray.get(busy.spread.remote(a))
+    thinking = busy.think.remote(gate)
+    assert ray.get(a.seal()).sum() == 6
+    gate.open()
+    ray.get(thinking)
+
+
 def test_sealing_in_a_task_waits_without_its_cpu(ray1: Any) -> None:
     """The tasks that it waits for need the only CPU."""
     ray = ray1
