@@ -218,7 +218,7 @@ static inline void pyray_bulk_copy(const pyray_arena *arena, void *to, const voi
     job.dst = dst;
     job.src = (const char *)src;
     job.n = n;
-    job.skew = (uintptr_t)(arena ? dst - arena->low : dst - (char *)0) % PYRAY_BULK_PIECE;
+    job.skew = (arena ? (uintptr_t)(dst - arena->low) : (uintptr_t)dst) % PYRAY_BULK_PIECE;
     job.next = 0;
     job.arena = arena;
     job.by_file = arena != NULL && pyray_bulk_same_file(arena);
@@ -229,6 +229,8 @@ static inline void pyray_bulk_copy(const pyray_arena *arena, void *to, const voi
     }
     if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0)
         count = CPU_COUNT(&cpus);
+    else        /* more CPUs than the mask has room for */
+        count = PYRAY_BULK_THREADS;
     if (count > PYRAY_BULK_THREADS)
         count = PYRAY_BULK_THREADS;
     have_attr = pthread_attr_init(&attr) == 0;
