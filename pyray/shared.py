@@ -17,10 +17,12 @@ from pyray._core.store import ObjectID
 from pyray.exceptions import SharedArrayInUseError
 
 if TYPE_CHECKING:
+    from typing import SupportsIndex
+
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike
 
-    Shape = int | Sequence[int]
+    Shape = SupportsIndex | Sequence[SupportsIndex]
 
     class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         """An ndarray in shared memory; see `empty`."""

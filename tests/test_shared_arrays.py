@@ -240,6 +240,18 @@ def test_many_arrays_and_ids_in_one_call(ray: Any) -> None:
     assert (arrays[5][0], arrays[0][0]) == (2, 0)
 
 
+def test_in_a_task_it_is_the_same_class(ray: Any) -> None:
+    @ray.remote
+    def look(view: Any) -> Any:
+        with pytest.raises(TypeError, match="as an argument"):
+            pickle.dumps(view)
+        with pytest.raises(ray.exceptions.SharedArrayInUseError, match=r"pid \d+"):
+            view.seal()
+        return type(view.sum()), type(view + 1), view.sealed
+
+    assert ray.get(look.remote(ray.shared.zeros(4))) == (np.float64, np.ndarray, False)
+
+
 def test_a_read_only_view_arrives_read_only(ray: Any) -> None:
     a = ray.shared.zeros((4, 4))
     windows = np.lib.stride_tricks.sliding_window_view(a, (2, 2))
@@ -688,6 +700,8 @@ def test_after_the_session(ray: Any) -> None:
     sealed.seal()
     row = a[1]
     ray.shutdown()
+    with pytest.raises(ray.exceptions.SessionError, match="has been shut down"):
+        a.seal()
     row += 1
     assert a.tolist() == [[4] * 3, [5] * 3]
     assert sealed.tolist() == [5, 5, 5]

@@ -11,6 +11,7 @@ from pyray._core.serial_errors import CorruptObjectError
 
 cdef Shared _shared
 _shared.kind = NULL
+_shared.loader = NULL
 _shared.low = NULL
 _shared.high = NULL
 _shared.find = NULL
@@ -20,6 +21,16 @@ _shared.finish = NULL
 
 cdef pyray_arena _arena
 memset(&_arena, 0, sizeof(_arena))
+
+
+cdef object _loader = None
+
+
+def set_loader(loader):
+    """Have `loader()` called once the class SharedArray is there, to add its methods."""
+    global _loader
+    _loader = loader
+    _shared.loader = <PyObject*>loader
 
 
 cdef Shared* shared() noexcept:
