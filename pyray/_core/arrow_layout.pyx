@@ -11,9 +11,10 @@ from libc.string cimport memcpy, memset
 from pyray._core.arrow_format cimport *
 from pyray._core.arrow_numpy cimport ArrayInfo, array_copy_to, array_info
 from pyray._core.arrow_vec cimport vec_free
+from pyray._core.by_reference cimport arena, pyray_arena
 
 cdef extern from "bulkcopy.h" nogil:
-    void pyray_bulk_copy(void* dst, const void* src, size_t n)
+    void pyray_bulk_copy(const pyray_arena* arena, void* dst, const void* src, size_t n)
 
 cdef enum:
     # Below this, letting others have the GIL costs more than the copying.
@@ -21,6 +22,7 @@ cdef enum:
     PAGE = 4096
 
 cdef const BatchTemplate* _batch = batch_template()
+cdef const pyray_arena* _arena = arena()
 
 
 cdef inline size_t _pad(size_t n, size_t to) noexcept nogil:
@@ -91,7 +93,7 @@ cdef void _fill_blob(char* body, int64_t* spans, int which, Blob* blob) noexcept
             memcpy(dst, blob.data.p + done, segment.at - done)
             dst += segment.at - done
             done = segment.at
-        pyray_bulk_copy(dst, segment.data, segment.n)
+        pyray_bulk_copy(_arena, dst, segment.data, segment.n)
         dst += segment.n
     if blob.data.n > done:
         memcpy(dst, blob.data.p + done, blob.data.n - done)
@@ -230,7 +232,7 @@ cdef void _fill_bodies(Draft* d, char* dst) noexcept nogil:
         job = <Job*> d.tensors.p + i
         dst += <size_t> job.head
         if not job.scattered and job.nbytes:
-            pyray_bulk_copy(dst, job.data, job.nbytes)
+            pyray_bulk_copy(_arena, dst, job.data, job.nbytes)
         dst += _pad(job.nbytes, ALIGN)
 
 

@@ -1,7 +1,23 @@
 # Shared arrays as the serializer sees them. It stands below the store: the runtime joins in here.
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "arena.h" nogil:
+    enum:
+        PAGES_UNKNOWN
+        PAGES_MAPPED
+        PAGES_NEW
+    ctypedef struct pyray_arena:
+        char* low
+        char* high
+        uint64_t at
+        int fd
+        uint64_t device
+        uint64_t inode
+        uint8_t* pages
+        uint32_t* filler
+        uint32_t self
 
 
 # Where an array lies that is part of a shared one.
@@ -33,6 +49,9 @@ cdef extern from "Python.h":
     PyObject* PYRAY_CLASS "(PyObject *)Py_TYPE"(object) noexcept
 
 cdef Shared* shared() noexcept
+
+# Where large values are copied to with knowledge of the pages there.
+cdef pyray_arena* arena() noexcept nogil
 
 cdef inline bint is_shared(object value) noexcept:
     return PYRAY_CLASS(value) == shared().kind

@@ -5,6 +5,8 @@ The module that knows them, `shared_arrays`, is loaded by whoever makes the firs
 one: a program that has none does not pay for it.
 """
 
+from libc.string cimport memset
+
 from pyray._core.serial_errors import CorruptObjectError
 
 cdef Shared _shared
@@ -17,6 +19,9 @@ _shared.find = NULL
 _shared.restore = NULL
 _shared.seal = NULL
 _shared.finish = NULL
+
+cdef pyray_arena _arena
+memset(&_arena, 0, sizeof(_arena))
 
 
 cdef object _loader = None
@@ -31,6 +36,10 @@ def set_loader(loader):
 
 cdef Shared* shared() noexcept:
     return &_shared
+
+
+cdef pyray_arena* arena() noexcept nogil:
+    return &_arena
 
 
 cdef object restore_view(uint64_t handle, object oid, object dtype, int64_t at, int ndim,

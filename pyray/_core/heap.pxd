@@ -8,6 +8,6 @@ cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
 # Fills a block with zeros before it is touched; pages that nobody has written are zero already.
 cdef void heap_zero(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
 cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
-cdef void heap_reset() noexcept nogil
+cdef void heap_reset(Ctx *c) noexcept nogil
 cdef uint64_t heap_footprint(uint64_t size) noexcept nogil
 cdef bint heap_trim(Ctx *c) noexcept nogil

@@ -13,9 +13,13 @@ So a death in the middle leaves words that name the dead process, and the node p
 process would stop everybody (see docs/design.md, "No lock on the task path").
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
+)
+from pyray._core.by_reference cimport PAGES_NEW, PAGES_UNKNOWN, arena, pyray_arena
 from pyray._core.layout cimport *
 from pyray._core.shm cimport Ctx
 
@@ -59,14 +63,26 @@ cdef uint64_t _cursor = 0
 # times as fast as writing pages that only another process has touched.
 cdef Recent _recent[8]
 cdef uint32_t _recent_next = 0
+cdef size_t _pages_bytes = 0    # of arena().pages
 memset(_classes, 0, sizeof(_classes))
 memset(_recent, 0, sizeof(_recent))
 
 
-cdef void heap_reset() noexcept nogil:
+cdef void heap_reset(Ctx *c) noexcept nogil:
     """Forget what this process owned: after attach, and in a forked worker."""
-    global _cursor, _recent_next
+    global _cursor, _recent_next, _pages_bytes
     cdef int i
+    cdef pyray_arena *a = arena()
+    if a.pages != NULL:
+        munmap(a.pages, _pages_bytes)
+        a.pages = NULL
+    if c.attached:
+        # Mapped, and so zero without being touched: only what is used of it takes memory.
+        _pages_bytes = c.head.n_units
+        a.pages = <uint8_t *>mmap(NULL, _pages_bytes, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if a.pages == <uint8_t *>MAP_FAILED:
+            a.pages = NULL      # copies go through the mapping then
     for i in range(PR_CLASSES):
         free(_classes[i].units)
     memset(_classes, 0, sizeof(_classes))
@@ -335,8 +351,16 @@ cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil
 
 
 cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
-    memset(c.touched + off // PR_UNIT, 1,
-           (off + size + PR_UNIT - 1) // PR_UNIT - off // PR_UNIT)
+    """Say that a block's pages exist from now on; and, to whoever fills it, which are new."""
+    cdef uint64_t i
+    cdef uint8_t *pages = arena().pages
+    for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
+        if c.touched[i] == 0:
+            c.touched[i] = 1
+            if pages != NULL:
+                pages[i] = PAGES_NEW
+        elif pages != NULL and pages[i] == PAGES_NEW:
+            pages[i] = PAGES_UNKNOWN
 
 
 cdef void heap_zero(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:

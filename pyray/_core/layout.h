@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 4
+#define PR_LAYOUT_VERSION 5
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -149,6 +149,8 @@ typedef struct {
     uint32_t node_wants __attribute__((aligned(64))); /* tokens that the node asks for */
     uint32_t spawn_wanted;                            /* ready work, a token, nobody idle */
     uint32_t sweep;                                   /* +1: let go of what you hold for nothing */
+    uint32_t filler;                                  /* process + 1 that has the file's lock, in
+                                                       * pwrite; who finds one there maps pages */
     uint64_t resume[4];                               /* unblocked workers that need a token */
     uint64_t idle[4] __attribute__((aligned(64)));    /* parked workers, bit per process */
     uint8_t hint[PR_MAX_PROCS] __attribute__((aligned(64)));

@@ -174,6 +174,7 @@ cdef extern from "layout.h" nogil:
         uint32_t node_wants
         uint32_t spawn_wanted
         uint32_t sweep
+        uint32_t filler
         uint64_t resume[4]
         uint64_t idle[4]
         uint8_t hint[PR_MAX_PROCS]

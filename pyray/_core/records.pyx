@@ -10,6 +10,7 @@ that needs one.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
+from pyray._core.by_reference cimport arena, pyray_arena
 from pyray._core.layout cimport *
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, object_at, task_at
 
@@ -19,8 +20,14 @@ cdef extern from *:
     """
     int PR_CTZ64(uint64_t x) nogil
 
+cdef extern from "bulkcopy.h" nogil:
+    void pyray_make_pages(const pyray_arena *arena, size_t from_low, size_t n)
+
 cdef enum:
     HARVEST_CHUNKS = 16     # chunks looked through per allocation before a new one is taken
+    # A process that has more chunks of a kind has the pages of each next one made in one go, at two
+    # thirds of what a page fault for each costs.  Not of the first: an idle session is to be small.
+    FIRST_CHUNKS = 4
 
 # One kind's allocator in this process.
 cdef struct Slots:
@@ -136,6 +143,9 @@ cdef bint new_chunk(Ctx *c, Slots *s) noexcept nogil:
         return False
     c.chunks[i].kind = s.kind
     at_store32(&c.chunks[i].owner, c.self + 1)
+    if s.n_chunks > FIRST_CHUNKS:
+        pyray_make_pages(arena(), <size_t>(c.payload - c.records)
+                         - <size_t>i * PR_CHUNK_BYTES, PR_CHUNK_BYTES)
     s.fresh = i * PR_CHUNK_GRANULES
     s.fresh_end = s.fresh + PR_CHUNK_GRANULES
     return True

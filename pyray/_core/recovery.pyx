@@ -69,6 +69,7 @@ cdef void leave_dispatch(uint32_t p) noexcept nogil:
     cdef uint32_t i
     cdef uint64_t bit = <uint64_t>1 << (p % 64)
     at_cas32(&C.dispatch.searcher, p + 1, 0)
+    at_cas32(&C.dispatch.filler, p + 1, 0)
     at_and64(&C.dispatch.idle[p // 64], ~bit)
     at_and64(&C.dispatch.resume[p // 64], ~bit)
     for i in range(C.head.num_tokens):

@@ -12,7 +12,7 @@ from posix.mman cimport (
     MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
 )
 from posix.unistd cimport close, ftruncate
-from pyray._core.by_reference cimport shared
+from pyray._core.by_reference cimport arena, pyray_arena, shared
 from pyray._core.layout cimport *
 
 import os
@@ -225,6 +225,15 @@ def attach(int fd, uint32_t slot):
     _ctx.readonly = _mapping.readonly_base
     shared().low = _ctx.payload
     shared().high = _ctx.payload + h.n_units * PR_UNIT
+    stat = os.fstat(fd)
+    cdef pyray_arena *a = arena()
+    a.low = _ctx.payload
+    a.high = _ctx.payload + h.n_units * PR_UNIT
+    a.at = h.off_payload
+    a.fd = fd
+    a.device = stat.st_dev
+    a.inode = stat.st_ino
+    a.filler = &_ctx.dispatch.filler
     _ctx.epoch += 1
     _ctx.broken = False
     _ctx.attached = True
@@ -234,6 +243,7 @@ def attach(int fd, uint32_t slot):
 def adopt(uint32_t slot):
     """Be process number `slot` from now on: after attach, or in a freshly forked worker."""
     _ctx.self = slot
+    arena().self = slot
     _ctx.me = &_ctx.procs[slot]
     _ctx.forked = False
     _ctx.me.pid = os.getpid()
@@ -247,6 +257,7 @@ def detach():
     _ctx.broken = False
     _ctx.base = NULL
     shared().low = shared().high = NULL
+    arena().low = arena().high = NULL
     _mapping = None
 
 

@@ -641,7 +641,7 @@ def unfinished_business(bint calls):
 def reset():
     """Forget private state: after attach and detach, and in a freshly forked worker."""
     global _held_limit, _only, _variable, _group, _captor
-    heap_reset()
+    heap_reset(C)
     records_reset()
     if C.attached:
         queues_reset(C)

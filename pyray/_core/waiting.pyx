@@ -36,9 +36,19 @@ from pyray._core.errors import (
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
 
+cdef extern from *:
+    """
+    /* Both lines of a record: its state, and its value. */
+    #define PR_PREFETCH_ID(id) __builtin_prefetch(id)
+    #define PR_PREFETCH_RECORD(o) (__builtin_prefetch(o), __builtin_prefetch((char *)(o) + 64))
+    """
+    void PR_PREFETCH_ID(void *id) noexcept nogil
+    void PR_PREFETCH_RECORD(void *o) noexcept nogil
+
 cdef Ctx *C = get_ctx()
 
 cdef enum:
+    AHEAD = 8               # of what a loop over many ids or records will look at next
     SPIN_NS = 30000         # a waiter looks this long before it parks
     CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
 
@@ -174,6 +184,8 @@ cdef Py_ssize_t count_sealed(uint64_t *handles, Py_ssize_t n, Py_ssize_t need,
     cdef Py_ssize_t i, ready = 0
     cdef uint64_t s
     for i in range(n):
+        if i + AHEAD < n:
+            PR_PREFETCH_RECORD(object_at(C, handles[i + AHEAD]))
         s = at_load64(&object_at(C, handles[i]).state)
         if (s & 0xFF) == OBJ_SEALED:
             ready += 1
@@ -436,19 +448,20 @@ cdef object get_several(object refs, object timeout, bint writable):
         else:
             raise TypeError(
                 f"get takes an ObjectID or a list of ObjectIDs, not {described(refs)}")
-    ids = refs
+    ids = list(refs)    # the caller's may change while we wait
     n = len(ids)
-    for i in range(n):
-        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            raise TypeError(f"get takes ObjectIDs; item {i} of the list is {described(ids[i])}")
-        check_id(<ObjectID>ids[i])
     until = deadline(timeout)
     handles = <uint64_t *>malloc(max(n, 1) * sizeof(uint64_t))
     if handles == NULL:
         raise MemoryError
-    ids = list(ids)     # the caller's may change while we wait
     try:
         for i in range(n):
+            if i + AHEAD < n:
+                PR_PREFETCH_ID(<void *>PyList_GET_ITEM(ids, i + AHEAD))
+            if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
+                raise TypeError(
+                    f"get takes ObjectIDs; item {i} of the list is {described(ids[i])}")
+            check_id(<ObjectID>PyList_GET_ITEM(ids, i))
             handles[i] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
         ready = wait_for(handles, n, n, until, True, ids)
         if ready < n:
@@ -469,6 +482,11 @@ cdef object get_several(object refs, object timeout, bint writable):
         free(handles)
     out = []
     for i in range(n):
+        # By now either may have left the cache again.
+        if i + AHEAD < n:
+            PR_PREFETCH_ID(<void *>PyList_GET_ITEM(ids, i + AHEAD))
+            PR_PREFETCH_RECORD(
+                object_at(C, (<ObjectID>PyList_GET_ITEM(ids, i + AHEAD // 2)).handle))
         out.append(load_value(<ObjectID>PyList_GET_ITEM(ids, i), writable))
     return out
 
