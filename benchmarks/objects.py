@@ -18,6 +18,7 @@ from benchmarks.harness import (
     Settings,
     Theme,
     at_most,
+    at_most_times,
     available_memory,
     micros_each,
     millis,

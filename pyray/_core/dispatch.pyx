@@ -38,6 +38,7 @@ cdef void ring_node(Ctx *c) noexcept nogil:
 cdef void wake_process(Ctx *c, uint32_t proc) noexcept nogil:
     at_add32(&c.procs[proc].wake, 1)
     if at_load32(&c.procs[proc].parked):
+        c.woken = proc + 1
         futex_wake(&c.procs[proc].wake, 1)
 
 
