@@ -206,6 +206,7 @@ cdef extern from "layout.h" nogil:
         uint32_t token
         uint32_t depth
         uint32_t refused
+        uint32_t parked_on
         char gpus[128]
         pr_waiter waiter[PR_WAITERS]
         pr_lane lane[PR_LANES]

@@ -219,6 +219,7 @@ cdef void sleep_on(pr_waiter *w, int64_t until, bint patient) noexcept nogil:
         if left <= 0:
             return
         at_store32(&w.parked, 1)
+        C.me.parked_on = cpu_here()
         C.me.cpu = 0
         i = futex_wait(&w.events, events, left)
         C.me.cpu = cpu_here()
