@@ -9,7 +9,19 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import actors, growth, memory, objects, peers, plot, scaling, startup, table, tasks
+from benchmarks import (
+    actors,
+    growth,
+    memory,
+    objects,
+    peers,
+    plot,
+    scaling,
+    shared,
+    startup,
+    table,
+    tasks,
+)
 from benchmarks.harness import Benchmark, Neighbours, Result, Settings, Theme, environment
 
 THEMES: list[Theme] = [
@@ -19,6 +31,7 @@ THEMES: list[Theme] = [
     actors.THEME,
     objects.THEME,
     objects.LARGE,
+    shared.THEME,
     scaling.THEME,
     growth.THEME,
 ]

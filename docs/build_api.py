@@ -18,7 +18,14 @@ from typing import Any
 PAGE = Path(__file__).resolve().parent / "api.md"
 
 # In this order; the modules of pyray.util are found.
-FIRST = ("pyray", "pyray.actor", "pyray.exceptions", "pyray.runtime_env", "pyray.serialization")
+FIRST = (
+    "pyray",
+    "pyray.actor",
+    "pyray.exceptions",
+    "pyray.runtime_env",
+    "pyray.serialization",
+    "pyray.shared",
+)
 # Of pyray.util: what others there are made of.
 INTERNAL = {
     "pyray.util.iter_shards",
@@ -40,6 +47,7 @@ MADE = {
     "ObjectID",
     "ParallelIterator",
     "RemoteFunction",
+    "SharedArray",
 }
 
 HEAD = """# API reference

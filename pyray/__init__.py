@@ -33,6 +33,7 @@ from pyray.serialization import register_custom_serializer
 from pyray.trace import timeline
 
 if TYPE_CHECKING:
+    from pyray import shared as shared
     from pyray._typing import ActorClass, ActorHandle, ActorProxy, RemoteFunction, method, remote
 else:
     from pyray.actor import ActorClass

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyray import protocol, runtime_env, tell
-from pyray._core import control, futures, shm, store, tasks, waiting
+from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
 from pyray.child import Child, above_standard
 from pyray.exceptions import (
     InfeasibleResourcesError,
@@ -48,6 +48,16 @@ CLUSTER_ONLY = frozenset(
 
 store.set_unseen(tell.unseen)
 waiting.set_doing(tell.doing)
+
+
+def _shared_array_class() -> Any:
+    # When somebody makes such an array, or is sent one: numpy comes with it.
+    from pyray import shared
+
+    return shared.SharedArray
+
+
+by_reference.set_loader(_shared_array_class)
 tell.set_namer(lambda task: str(require().call("task_name", task)))
 
 _current: Session | WorkerSession | None = None

@@ -17,10 +17,12 @@ from pyray._core.store import ObjectID
 from pyray.exceptions import SharedArrayInUseError
 
 if TYPE_CHECKING:
+    from typing import SupportsIndex
+
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike
 
-    Shape = int | Sequence[int]
+    Shape = SupportsIndex | Sequence[SupportsIndex]
 
     class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         """An ndarray in shared memory; see `empty`."""
@@ -320,7 +322,7 @@ def _holder(slot: int) -> str:
     pid, _, role = census.process(slot)
     task = control.current_of(slot)
     if task:
-        return tell.doing(task)
+        return f"{tell.doing(task)}, or a task that it has submitted"
     if role == _DEDICATED:
         return f"an actor in pid {pid}, which has kept it"
     return f"pid {pid}, which runs no task now: something outside of its tasks has kept a view"
@@ -332,9 +334,10 @@ def _sealed(self: SharedArray) -> bool:
 
 
 def _array_wrap(
-    self: SharedArray, array: Any, context: Any = None, return_scalar: bool = False
+    self: SharedArray, array: Any, context: Any = None, return_scalar: bool = True
 ) -> Any:
     """What a computation with it returns: a plain array, unless the result was written to it."""
+    # Before numpy 2 nobody says whether a scalar is wanted; it always was.
     if type(array) is not _kind and return_scalar and array.ndim == 0:
         return array[()]
     return array

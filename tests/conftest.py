@@ -112,6 +112,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise TimeUpError("the test's time is up; the stacks are in the output")
 
     signal.signal(signal.SIGUSR2, on_signal)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell has it for what it starts in the background; the tests send it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _watchdog = Watchdog()
 
 

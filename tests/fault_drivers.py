@@ -13,6 +13,7 @@ import threading
 import uuid
 
 from fault_helpers import wait_until
+from helpers import patience
 
 GONE = 2.0  # whatever belonged to a session that ended is gone within so many seconds
 ROOT = str(pathlib.Path(__file__).resolve().parent.parent)
@@ -27,11 +28,16 @@ def alive(pid):
         return False
 
 
-def in_futex(pid):
-    """Whether the main thread of a process sleeps in a futex (system call 202), as `get` does."""
+def in_wait(pid):
+    """Whether the main thread of a process sleeps in a wait of pyray's.
+
+    That is a futex (system call 202) that processes share, without FUTEX_PRIVATE_FLAG: not one of
+    Python's own locks, which a thread may have to wait for before it comes to that.
+    """
     try:
         with open(f"/proc/{pid}/syscall") as f:
-            return f.read().split()[0] == "202"
+            fields = f.read().split()
+            return fields[0] == "202" and not int(fields[2], 16) & 128
     except OSError:
         return False
 
@@ -169,8 +175,9 @@ class Driver:
         found = belonging(self.node, self.inode, self.mark)
         return {pid: why for pid, why in found.items() if pid not in self.spared}
 
-    def assert_gone(self, limit=GONE):
+    def assert_gone(self):
         """Within so many seconds no process, no memory and no file is left."""
+        limit = patience(GONE)
         try:
             wait_until(lambda: not self.left(), limit)
         except AssertionError:

@@ -33,6 +33,16 @@ def wait_until(
         pause = min(2 * pause, 0.02)
 
 
+def patience(seconds: float) -> float:
+    """So many seconds, and more where others want the processors too: at most ten times as many.
+
+    For what is promised within some seconds, which presumes a processor to do it.
+    """
+    load, _, _, entities, _ = pathlib.Path("/proc/loadavg").read_text().split()
+    wanting = max(float(load), float(entities.split("/")[0]))  # the first lags behind by a minute
+    return seconds * min(10.0, 1 + wanting / len(os.sched_getaffinity(0)))
+
+
 class Gate:
     """Something that tasks wait at until another process opens it; a file, so no pyray in it."""
 

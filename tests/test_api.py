@@ -175,13 +175,13 @@ def test_ids_of_a_session_that_is_over_are_refused():
 def test_shutdown_ends_running_tasks_at_once(ray, gate):
     @ray.remote
     def stuck():
-        gate.wait(1)
+        gate.wait(30)
 
     refs = [stuck.options(num_cpus=0).remote() for _ in range(3)]
     ray.wait(refs, timeout=0.05)
     start = time.monotonic()
     ray.shutdown()
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < helpers.patience(1)
 
 
 def test_shutdown_in_a_task_is_an_error(ray):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
 import pickle
 import signal
@@ -153,6 +155,22 @@ def test_an_interrupt_in_a_destructor_is_not_lost(ray, tally, capfd):
         assert_cancelled(ref)
     ray.shutdown()
     assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_just_before_a_blocking_call_is_not_lost(ray, tally):
+    """Python looks for signals between bytecodes, and there is none between these two calls."""
+    steps = [functools.partial(sum, range(10_000_000)), functools.partial(time.sleep, 1000)]
+
+    @ray.remote
+    def task(tally):
+        tally.add()
+        list(map(operator.call, steps))
+
+    ref = task.remote(tally)
+    helpers.wait_until(lambda: len(tally) == 1)
+    ray.cancel(ref)
+    assert_cancelled(ref, 20)
+    assert ray.get([add_to.remote(tally) for _ in range(20)], timeout=10) == [0] * 20
 
 
 class SlowToPickle:

@@ -35,7 +35,7 @@ def test_a_call_that_runs_is_interrupted_and_the_actor_lives_on(ray, tally, kind
         start = time.monotonic()
         ray.cancel(running)
         error = assert_cancelled(running)
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < helpers.patience(0.5)
         assert ".nap" in str(error)
         assert ray.get(after, timeout=10) == 2 * i + 3
     if kind != "plain":
@@ -89,7 +89,7 @@ def test_calls_that_wait_their_turn_never_start(ray, tally, kind):
     for ref in queued:
         ray.cancel(ref)
         assert "before it started" in str(assert_cancelled(ref))
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < helpers.patience(2)
     assert ray.wait(running, num_returns=limit, timeout=0)[0] == []
     assert sorted(ray.get(ordered, timeout=10)) == [limit + 1, limit + 2, limit + 3]
     assert len(tally) == limit

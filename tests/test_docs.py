@@ -10,12 +10,13 @@ import pyray
 import pyray.remote_function
 from pyray._core import store
 
-PUBLIC = [n for n in pyray.__all__ if callable(getattr(pyray, n))]
+PUBLIC = {n: getattr(pyray, n) for n in pyray.__all__ if callable(getattr(pyray, n))}
+PUBLIC |= {f"shared.{n}": getattr(pyray.shared, n) for n in pyray.shared.__all__}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_in_docstrings(name: str) -> None:
-    thing = getattr(pyray, name)
+    thing = PUBLIC[name]
     assert thing.__doc__, f"{name} has no docstring"
     finder = doctest.DocTestFinder(recurse=True)
     tests = [t for t in finder.find(thing, name, module=False) if t.examples]

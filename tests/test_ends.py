@@ -8,8 +8,9 @@ import sys
 import time
 
 import pytest
-from fault_drivers import GONE, alive, in_futex
+from fault_drivers import GONE, alive, in_wait
 from fault_helpers import wait_until
+from helpers import patience
 
 SLOW = pytest.mark.slow
 
@@ -89,9 +90,9 @@ def test_nothing_is_left_after_the_driver_is_killed(driver, number, where):
     pids = d.said("pids")
     d.said("now")
     if where == "in get":
-        wait_until(lambda: in_futex(d.pid), what="the driver's wait")
+        wait_until(lambda: in_wait(d.pid), what="the driver's wait")
     os.kill(d.pid, number)
-    assert d.ended(GONE) in (-number, 1 if number == signal.SIGINT else -number)
+    assert d.ended(patience(GONE)) in (-number, 1 if number == signal.SIGINT else -number)
     d.assert_gone()
     assert not [pid for pid in pids if alive(pid)]
 
@@ -134,7 +135,7 @@ say(start=time.monotonic())
 ray.shutdown()
 say(took=time.monotonic())
 """)
-    assert d.said("took") - d.said("start") < GONE
+    assert d.said("took") - d.said("start") < patience(GONE)
     assert d.ended() == 0
     d.assert_gone()
 

@@ -4,8 +4,9 @@ import os
 import signal
 
 import pytest
-from fault_drivers import GONE, alive, in_futex
+from fault_drivers import GONE, alive, in_wait
 from fault_helpers import wait_until
+from helpers import patience
 
 START = """
 from pyray.exceptions import NodeDiedError
@@ -77,15 +78,15 @@ def test_the_node_is_killed_during(driver, what):
     children = d.said("children")
     d.spared.add(d.pid)
     if what in WAITS:
-        wait_until(lambda: in_futex(d.pid), what="the driver's wait")
+        wait_until(lambda: in_wait(d.pid), what="the driver's wait")
     os.kill(d.node, signal.SIGKILL)
-    kind, text, _ = d.said("error", GONE)
+    kind, text, _ = d.said("error", patience(GONE))
     assert kind == "NodeDiedError"
     assert str(d.node) in text
     assert "SIGKILL" in text
     assert "init()" in text
     for kind, text, took in d.said("later"):
-        assert (kind, took < 1) == ("NodeDiedError", True), text
+        assert (kind, took < patience(1)) == ("NodeDiedError", True), text
     kind, value, _ = d.said("there")  # what is there may be read still
     assert kind == "NodeDiedError" or value.startswith("b'")
     assert d.said("initialized") is False
@@ -101,7 +102,8 @@ def test_the_node_is_killed_while_the_driver_is_idle(driver, number):
     children = d.said("children")
     node, inode = d.node, d.inode
     os.kill(node, number)
-    wait_until(lambda: not [p for p in [node, *children] if alive(p)], GONE, "the end of all")
+    all_ = [node, *children]
+    wait_until(lambda: not [p for p in all_ if alive(p)], patience(GONE), "the end of all")
     (d.folder / "go").touch()
     for kind, text, _ in d.said("later"):
         assert kind == "NodeDiedError", text
@@ -155,7 +157,7 @@ time.sleep(60)
     assert alive(child)
     d.spared.add(d.pid)
     os.kill(d.node, signal.SIGKILL)
-    wait_until(lambda: not alive(child), GONE, "the grandchild's end")
+    wait_until(lambda: not alive(child), patience(GONE), "the grandchild's end")
     d.assert_gone()
 
 
@@ -175,7 +177,7 @@ say(errors=errors)
     )
     d.said("waiting")
     os.kill(d.node, signal.SIGKILL)
-    assert d.said("errors", GONE) == ["NodeDiedError"] * 20
+    assert d.said("errors", patience(GONE)) == ["NodeDiedError"] * 20
     assert d.ended() == 0
     d.assert_gone()
 

@@ -267,7 +267,7 @@ def test_an_exception_with_a_huge_payload(size):
         raise Plain(bytes(size))
 
     with h.store_balanced():
-        got = h.error_of(throw.remote())
+        got = h.error_of(throw.remote(), 30)  # its text is four times as large as its payload
         assert type(got) is not ray.exceptions.GetTimeoutError
         assert isinstance(got, TaskError)
         assert len(str(got)) < 1 << 20

@@ -6,6 +6,7 @@ import signal
 import pytest
 from fault_drivers import GONE, alive
 from fault_helpers import wait_until
+from helpers import patience
 
 START = """
 import gc, multiprocessing
@@ -348,7 +349,7 @@ say(pids=ray.get([forks.remote() for _ in range(3)], timeout=10))
     assert all(alive(pid) for pid in pids) or d.said("over")
     d.said("over", 30)
     d.spared.add(d.pid)
-    wait_until(lambda: not [p for p in pids if alive(p)], GONE, "the children's end")
+    wait_until(lambda: not [p for p in pids if alive(p)], patience(GONE), "the children's end")
     d.assert_gone()
     os.kill(d.pid, signal.SIGKILL)
 

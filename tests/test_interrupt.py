@@ -13,8 +13,9 @@ import termios
 import time
 
 import pytest
-from fault_drivers import Driver, alive, in_futex
+from fault_drivers import Driver, alive, in_wait
 from fault_helpers import wait_until
+from helpers import patience
 
 START = """
 from pyray import session
@@ -47,15 +48,6 @@ WAITS = {
 }
 
 
-def in_wait(d):
-    """Whether the driver is in its wait, and not just about to take Python's lock."""
-    for _ in range(3):
-        if not in_futex(d.pid):
-            return False
-        time.sleep(0.005)
-    return True
-
-
 def press(d):
     """Ctrl-C reaches the whole foreground process group."""
     os.killpg(d.pid, signal.SIGINT)
@@ -65,11 +57,11 @@ def press(d):
 def test_a_script_ends(driver, wait):
     d = driver(f"{START}\nsay(now=1)\n{WAITS[wait]}\nsay(wrong=1)")
     d.said("now")
-    wait_until(lambda: in_wait(d), what="the wait")
+    wait_until(lambda: in_wait(d.pid), what="the wait")
     start = time.monotonic()
     press(d)
     assert d.ended() == -signal.SIGINT
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < patience(1)
     d.assert_gone()
     text = d.stderr()
     assert text.count("KeyboardInterrupt") == 1, text
@@ -99,7 +91,7 @@ say(caught=caught, before=before, after=workers(), value=ray.get(ray.put(5)))
     )
     for i in range(3):
         d.said(f"now{i}")
-        wait_until(lambda: in_wait(d), what="the wait")
+        wait_until(lambda: in_wait(d.pid), what="the wait")
         press(d)
         assert d.said(f"result{i}") == [2 * i for i in range(100)]
     assert d.said("caught") == 3
@@ -131,10 +123,10 @@ say(caught=caught, value=ray.get(double.remote(2), timeout=10))
 """
     )
     d.said("now")
-    wait_until(lambda: in_wait(d), what="the wait")
+    wait_until(lambda: in_wait(d.pid), what="the wait")
     press(d)
     d.said("first")
-    wait_until(lambda: in_wait(d), what="the second wait")
+    wait_until(lambda: in_wait(d.pid), what="the second wait")
     press(d)
     assert d.said("caught") == 2
     assert d.said("value") == 4
@@ -174,10 +166,10 @@ say(free=ray.available_resources()["CPU"], before=before, after=workers())
 """
     )
     d.said("now")
-    wait_until(lambda: in_wait(d), what="the wait")
+    wait_until(lambda: in_wait(d.pid), what="the wait")
     press(d)
     assert d.said("other") == "other"  # it was not waited for, and now it has its turn
-    assert d.said("seconds") < 1
+    assert d.said("seconds") < patience(1)
     # What ran, what was queued, and what that waited for in its turn.
     assert d.said("cancelled") == ["cancelled"] * 23
     assert d.said("rest") == [f"queued {i}" for i in range(10, 20)]
@@ -213,17 +205,17 @@ say(cancelled=cancelled)
 """
     )
     d.said("now")
-    wait_until(lambda: in_wait(d), what="the wait")
+    wait_until(lambda: in_wait(d.pid), what="the wait")
     start = time.monotonic()
     press(d)
     if caught:
         assert d.said("value") == 8
-        assert d.said("seconds") < 2
+        assert d.said("seconds") < patience(2)
         assert d.said("cancelled") > 1998
-        assert d.ended(5) == 0
+        assert d.ended() == 0
     else:
-        assert d.ended(5) == -signal.SIGINT
-        assert time.monotonic() - start < 1.5
+        assert d.ended() == -signal.SIGINT
+        assert time.monotonic() - start < patience(1.5)
         assert d.stderr().count("Traceback") == 1
     d.assert_gone()
 
@@ -312,8 +304,8 @@ def test_a_script_ends_whatever_it_does(driver, seed):
     time.sleep(rng.uniform(0.0, 0.2))  # the moment is the point
     start = time.monotonic()
     press(d)
-    assert d.ended(5) == -signal.SIGINT
-    assert time.monotonic() - start < 1
+    assert d.ended() == -signal.SIGINT
+    assert time.monotonic() - start < patience(1)
     assert d.stderr().count("KeyboardInterrupt") == 1
     d.assert_gone()
 
@@ -324,8 +316,8 @@ def test_a_press_while_the_session_starts_or_ends(driver):
     time.sleep(0.3)
     start = time.monotonic()
     press(d)
-    d.ended(5)
-    assert time.monotonic() - start < 2
+    d.ended()
+    assert time.monotonic() - start < patience(2)
     d.assert_gone()
 
 
@@ -423,7 +415,7 @@ def test_a_prompt_stays_usable(tmp_path):
             terminal.read_until("wait ing\n")
             terminal.read_until(">>> $")
             terminal.send("ray.get(ref)\n")
-            wait_until(lambda: in_wait(d), what="the wait")
+            wait_until(lambda: in_wait(d.pid), what="the wait")
             terminal.send("\x03")
             text = terminal.read_until(r"KeyboardInterrupt.*\n(.*\n)*?>>> ")
             assert text.count("KeyboardInterrupt") == 1, text
@@ -431,7 +423,7 @@ def test_a_prompt_stays_usable(tmp_path):
             terminal.send(f"print(ray.get(f.remote({i})) + 1000)\n")
             terminal.read_until(rf"\b{1000 + 2 * i}\n")
         terminal.send("exit()\n")
-        d.ended(5)
+        d.ended()
         d.assert_gone()
         assert "KeyboardInterrupt" not in terminal.text
     finally:
@@ -452,7 +444,7 @@ except KeyboardInterrupt:
 """
     )
     d.said("now")
-    wait_until(lambda: in_wait(d), what="the wait")
+    wait_until(lambda: in_wait(d.pid), what="the wait")
     press(d)
     assert d.said("child") == -signal.SIGINT
     assert d.said("before") == d.said("after")

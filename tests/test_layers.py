@@ -59,6 +59,7 @@ LAYERS = [
 ]
 # Looked up when they are called, not at import: each with its reason.
 LATE = {
+    ("session", "shared"): "numpy is imported by programs that have shared arrays",
     ("node.workers", "worker.main"): "what a forked worker becomes",
     ("worker.actor", "worker.async_actor"): "asyncio is imported by actors that need it",
     ("worker.actor", "worker.threaded_actor"): "beside it",

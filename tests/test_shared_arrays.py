@@ -240,6 +240,18 @@ def test_many_arrays_and_ids_in_one_call(ray: Any) -> None:
     assert (arrays[5][0], arrays[0][0]) == (2, 0)
 
 
+def test_in_a_task_it_is_the_same_class(ray: Any) -> None:
+    @ray.remote
+    def look(view: Any) -> Any:
+        with pytest.raises(TypeError, match="as an argument"):
+            pickle.dumps(view)
+        with pytest.raises(ray.exceptions.SharedArrayInUseError, match=r"pid \d+"):
+            view.seal()
+        return type(view.sum()), type(view + 1), view.sealed
+
+    assert ray.get(look.remote(ray.shared.zeros(4))) == (np.float64, np.ndarray, False)
+
+
 def test_a_read_only_view_arrives_read_only(ray: Any) -> None:
     a = ray.shared.zeros((4, 4))
     windows = np.lib.stride_tricks.sliding_window_view(a, (2, 2))
@@ -440,6 +452,26 @@ def test_sealing_right_after_get(ray: Any) -> None:
         a = ray.shared.zeros((2, 3))
         ray.get([write.remote(a[0], i), write.remote([a[1]][0], i)])
         assert ray.get(ray.put(a)).sum() == 6 * i
+
+
+def test_sealing_does_not_wait_for_what_a_process_does_next(ray: Any, gate: Gate) -> None:
+    write = ray.remote(fill)
+
+    @ray.remote
+    class Busy:
+        def spread(self, view: Any) -> None:
+            ray.get([write.remote(view[i], i) for i in range(len(view))])
+
+        def think(self, gate: Gate) -> None:
+            gate.wait()
+
+    busy = Busy.remote()
+    a = ray.shared.zeros((3, 2))
+    ray.get(busy.spread.remote(a))
+    thinking = busy.think.remote(gate)
+    assert ray.get(a.seal()).sum() == 6
+    gate.open()
+    ray.get(thinking)
 
 
 def test_sealing_in_a_task_waits_without_its_cpu(ray1: Any) -> None:
@@ -668,6 +700,8 @@ def test_after_the_session(ray: Any) -> None:
     sealed.seal()
     row = a[1]
     ray.shutdown()
+    with pytest.raises(ray.exceptions.SessionError, match="has been shut down"):
+        a.seal()
     row += 1
     assert a.tolist() == [[4] * 3, [5] * 3]
     assert sealed.tolist() == [5, 5, 5]

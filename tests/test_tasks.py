@@ -336,3 +336,14 @@ def test_an_exception_that_cannot_be_pickled_is_its_text(ray1):
         ray1.get(f.remote())
     assert caught.value.cause is None
     assert ray1.get(ray1.remote(os.getpid).remote()) == caught.value.pid
+
+
+def test_a_class_that_says_it_belongs_to_a_module_that_is_not_loaded(ray):
+    """numpy's recarray does; it is imported there, and not sent by value, which breaks it."""
+
+    @ray.remote
+    def first(records):
+        return type(records) is np.recarray, records[0].a.item(), records.b.tolist()
+
+    records = np.rec.fromarrays([[1, 2], [3, 4]], names="a,b")
+    assert ray.get(first.remote(records)) == (True, 1, [3, 4])

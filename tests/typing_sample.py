@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, assert_type
 
+import numpy as np
+
 import pyray as ray
 from pyray import ActorClass, ActorHandle, ActorProxy, ObjectRef, RemoteFunction
 
@@ -66,6 +68,11 @@ class Counter:
 RemoteCounter = ray.remote(Counter)
 
 
+@ray.remote
+def fill(part: np.ndarray[Any, np.dtype[Any]], value: float) -> None:
+    part[...] = value
+
+
 def apply(f: RemoteFunction[Callable[[int], str]], x: int) -> ObjectRef[str]:
     return f.remote(x)
 
@@ -74,6 +81,18 @@ def shown_by_class(of: ActorClass[Counter]) -> int:
     handle: ActorHandle[Counter] = of.remote()
     value: int = ray.get(handle.untyped.remote())
     return value
+
+
+def in_shared_memory() -> ray.shared.SharedArray:
+    grid = ray.shared.zeros((4, 2), dtype="f4", order="F")
+    assert_type(grid, ray.shared.SharedArray)
+    assert_type(fill.remote(grid[:2], 1.5), ObjectRef[None])
+    assert_type(fill.remote(grid, 1.5), ObjectRef[None])
+    assert_type(grid.sealed, bool)
+    assert_type(grid.seal(timeout=None), ObjectRef[np.ndarray[Any, np.dtype[Any]]])
+    assert_type(ray.get(grid.seal()), np.ndarray[Any, np.dtype[Any]])
+    ray.shared.full(3, 2.5)
+    return ray.shared.empty_like(grid, shape=(2, np.int64(2)))
 
 
 async def from_a_coroutine() -> tuple[str, int]:
@@ -134,6 +153,7 @@ def valid() -> list[Any]:
     seen.append((ray.get(handle.untyped.remote()), int))
     seen.append((ray.get(handle.add.options(num_returns=1).remote(1)), int))
     seen.append((shown_by_class(RemoteCounter), int))
+    seen.append((in_shared_memory(), ray.shared.SharedArray))
     return seen
 
 
@@ -168,4 +188,9 @@ def wrong() -> None:
     counter.add.remote()  # error
     counter.label.remote(1)  # error
     counter.nothing_such.remote()  # error
+    grid = ray.shared.zeros("4")  # error
+    grid.seal(timeout="1")  # error
+    grid.sealed = True  # error
+    fill.remote(3, 1.5)  # error
+    ray.shared.ones(4)  # error
     print(number, more)

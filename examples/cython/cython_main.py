@@ -222,6 +222,30 @@ def timing(workers, size):
     say(f"speed-up                  {best_alone / best_shared:8.2f} ×")
 
 
+def shared_result():
+    if blas_kernels is None:
+        raise LeftOutError("scipy was not there when the examples were built")
+    fill_rows = ray.remote(blas_kernels.fill_kernel_rows_blas)
+
+    points, gamma = random_points(400, 20), 0.05
+    stored = ray.put(points)
+    matrix = ray.shared.empty((400, 400))  # in the store, and writable
+    bounds = itertools.pairwise(range(0, 401, 100))
+    # Each task gets a view of these very pages, and fills it in place: nothing is sent back.
+    ray.get([fill_rows.remote(matrix[low:high], stored, gamma, low) for low, high in bounds])
+    expect(np.allclose(matrix, reference_kernel_matrix(points, gamma)), "numpy's matrix is equal")
+    say("four tasks have filled 100 rows each of one 400 × 400 matrix through dgemm")
+
+    # From the seal on it is an object like others, where it lies; to Cython too it is read-only.
+    sealed = matrix.seal()
+    try:
+        ray.get(fill_rows.remote(sealed, stored, gamma))
+    except ValueError as error:
+        say(f"in place, once it is sealed: {original(error)}")
+    else:
+        expect(False, "writing into a sealed array is a ValueError")
+
+
 # --- The command line -------------------------------------------------------------------------
 
 EXAMPLES = {
@@ -235,6 +259,7 @@ EXAMPLES = {
     "example8": ("memory buffers: why a task returns its result", memory_buffers),
     "example9": ("BLAS through scipy (optional)", blas),
     "example10": ("timing: a kernel over a large shared array, serial and parallel", timing),
+    "example11": ("BLAS into a shared result, from several tasks (optional)", shared_result),
 }
 
 

@@ -217,7 +217,12 @@ cdef bint is_importable(object obj) except -1:
         return False
     found = sys.modules.get(module_name)
     if found is None:
-        return False
+        # Where a class says it belongs need not be where it was imported from (numpy.rec).
+        try:
+            __import__(module_name)
+        except Exception:
+            return False
+        found = sys.modules.get(module_name)
     try:
         for part in (<str> name).split("."):
             found = getattr(found, part)

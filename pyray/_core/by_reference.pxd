@@ -13,6 +13,7 @@ cdef struct View:
 
 cdef struct Shared:
     PyObject* kind          # the class SharedArray; NULL until this process has met one
+    PyObject* loader        # called when there is one: adds what is written in Python
     # The payload of the session, mapped writable: only what lies in there is looked at closely.
     const char* low
     const char* high

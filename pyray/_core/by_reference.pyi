@@ -1,1 +1,5 @@
-"""What joins shared arrays to the serializer; nothing in it is for Python."""
+"""What joins shared arrays to the serializer."""
+
+from collections.abc import Callable
+
+def set_loader(loader: Callable[[], object]) -> None: ...

@@ -9,12 +9,23 @@ from pyray._core.serial_errors import CorruptObjectError
 
 cdef Shared _shared
 _shared.kind = NULL
+_shared.loader = NULL
 _shared.low = NULL
 _shared.high = NULL
 _shared.find = NULL
 _shared.restore = NULL
 _shared.seal = NULL
 _shared.finish = NULL
+
+
+cdef object _loader = None
+
+
+def set_loader(loader):
+    """Have `loader()` called once the class SharedArray is there, to add its methods."""
+    global _loader
+    _loader = loader
+    _shared.loader = <PyObject*>loader
 
 
 cdef Shared* shared() noexcept:

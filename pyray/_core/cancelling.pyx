@@ -6,7 +6,7 @@ and fails.  One that runs is asked to stop: see interrupts.pyx for what its proc
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pyray._core.interrupts cimport cancelled_value
+from pyray._core.interrupts cimport cancelled_value, request
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport wake_actor
 from pyray._core.objects cimport alive, deps_of, returns_of, sealed
@@ -124,6 +124,23 @@ def stop(uint64_t task, bint children):
     if (s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING:
         return 1
     return <int>((s >> 48) & 0xFF) if (s >> 48) & 0xFF > C.self else 0
+
+
+def unheard(uint64_t task):
+    """The slot of the process whose main thread runs a task that was asked to stop, and has not
+    been interrupted for that; 0 if there is none."""
+    cdef uint64_t s = state_of(task)
+    cdef uint64_t p = (s >> 48) & 0xFF
+    cdef uint32_t wish = stop_of(task_at(C, task), task)
+    if s == 0 or wish == 0 or p <= C.self:
+        return 0
+    if (s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING:
+        return 0
+    if at_load64(&C.procs[p].current) != task:
+        return 0        # over, or one of many in its process, which are told in another way
+    if at_load64(&C.procs[p].told) == request(task, wish):
+        return 0
+    return <int>p
 
 
 def cancelled(uint64_t task):

@@ -6,6 +6,10 @@ the process a signal.  Its handler raises KeyboardInterrupt, but only while code
 late, between two tasks, while a result is stored or when the next task runs, does nothing.  One
 that comes early does nothing either, because whoever starts a task looks at the wish first.
 
+One that comes just before a blocking call is lost: Python notes it, and calls the handler when the
+call is over.  So the process says which request has reached it (`told`), and the node signals again
+until it has, which ends the call.
+
 The signal is one of our own, and not SIGINT: a library that takes SIGINT for itself does not stop
 cancellations, and a SIGINT that the user sends to a worker is still told from a late cancellation.
 """
@@ -62,9 +66,15 @@ cdef bint wanted(uint64_t task) noexcept nogil:
     return stop != 0 and stop != _told
 
 
+cdef uint64_t request(uint64_t task, uint32_t stop) noexcept nogil:
+    """A word, as good as unique, for a request to stop."""
+    return <uint64_t>stop << 48 ^ task
+
+
 cdef int raise_for(uint64_t task) except -1:
     global _told
     _told = stop_of(task_at(C, task), task)
+    at_store64(&C.me.told, request(task, _told))       # the node need not signal again
     raise KeyboardInterrupt(TEXT)
 
 
@@ -106,6 +116,7 @@ def on_unraisable(what):
     error = what.exc_value
     if isinstance(error, KeyboardInterrupt) and error.args == (TEXT,):
         _told = 0
+        at_store64(&C.me.told, 0)
         PyErr_SetInterruptEx(_signal)
     else:
         sys.__unraisablehook__(what)

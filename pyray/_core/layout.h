@@ -192,6 +192,8 @@ typedef struct {
     uint32_t depth;                               /* process: depth of the task it runs */
     uint32_t refused;                             /* node: 1 + n at the cap of n processes */
     uint32_t parked_on;                           /* process: 1 + the CPU that it last parked on */
+    uint64_t told;                                /* process: the request to stop that has reached
+                                                   * its main thread; see interrupts.pyx */
     char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */
     pr_waiter waiter[PR_WAITERS] __attribute__((aligned(64)));
     pr_lane lane[PR_LANES];

@@ -336,9 +336,11 @@ cdef void open_object(Ctx *c, uint64_t handle) noexcept nogil:
 
 
 cdef bint seal_open(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil:
-    """Make a shared array an object like any other, where it lies, if its state is still `s`.  Whoever
-    sees it sealed sees what was written before; nobody can have waited for it, since its id has been
-    nowhere but in views."""
+    """Make a shared array an object like any other, where it lies, if its state is still `s`.
+
+    Whoever sees it sealed sees what was written before; nobody can have waited for it, since its id
+    has been nowhere but in views.
+    """
     if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_OPEN:
         return False
     return at_cas64(&object_at(c, handle).state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED)

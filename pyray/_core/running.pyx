@@ -28,7 +28,9 @@ from pyray._core.store cimport (
     store_value,
 )
 from pyray._core.streams cimport new_item, new_writer
-from pyray._core.tasks cimport TaskContext, base, here, holds_for_others, set_variable, the_only
+from pyray._core.tasks cimport (
+    TaskContext, base, here, holds_arrays, holds_for_others, set_variable, the_only,
+)
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 from pyray._core.yielding cimport (
     check_iterator, store_each, store_items, store_return, write_all,
@@ -593,8 +595,11 @@ cdef int do_chores(Py_ssize_t n) except -1:
     if at_load_relaxed32(&C.dispatch.sweep) != _sweeps:
         _sweeps = at_load32(&C.dispatch.sweep)
         sweep()
-    elif n % 16 == 0 and holds_for_others():
-        sweep()
+    elif n % 16 == 0:
+        if holds_for_others():
+            sweep()
+    elif holds_arrays():
+        sweep()     # whoever seals them is not to wait for what this process runs next
     return 0
 
 

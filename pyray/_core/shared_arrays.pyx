@@ -172,7 +172,7 @@ cdef void lend(PyObject* array, int change) noexcept:
 
 
 def array_class():
-    """The class SharedArray; imports numpy."""
+    """The class SharedArray; imports numpy, and has what else belongs to the class be added."""
     global _kind
     if _kind is None:
         numpy_load()
@@ -181,6 +181,8 @@ def array_class():
             b"An ndarray in shared memory: tasks that get it, or a part of it, write to the same\n"
             b"elements.  Made by `pyray.shared.empty`, `zeros`, `full` and `empty_like`.")
         _shared.kind = <PyObject*>_kind
+        if _shared.loader != NULL:
+            (<object>_shared.loader)()
     return _kind
 
 
@@ -482,10 +484,10 @@ def try_seal(array):
     cdef uint32_t p
     if r is None:
         raise TypeError("this array is no part of a shared one")
-    check_session()
-    if r.epoch != C.epoch:
+    if r.epoch != C.epoch or not C.attached:
         raise SessionError("this shared array belongs to a session that has been shut down; "
                            "numpy.array(a) copies it")
+    check_session()
     check_id(r.id())
     if not is_whole(r, array):
         raise ValueError(f"only a whole shared array can be sealed, and this is a part of one, or "

@@ -31,6 +31,7 @@ cdef bytes base(TaskContext me)
 cdef bytes task_id(pr_task *t, int attempt)
 cdef bytes current_base()
 cdef bint holds_for_others()
+cdef bint holds_arrays()
 cdef int hold_for_task(uint64_t handle, list ids) except -1
 cdef void sweep_too(object more)
 cdef object submit(Target f, tuple args, dict kwargs, Mailbox box)

@@ -19,7 +19,9 @@ from pyray._core.heap cimport heap_free, heap_reset, heap_trim
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport box_push
-from pyray._core.objects cimport alive, await_object, deps_of, enqueue, returns_of, task_ready
+from pyray._core.objects cimport (
+    alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
+)
 from pyray._core.queues cimport queue_push, queues_reset
 from pyray._core.records cimport (
     attempt_of, count_unstarted, gen_in, gen_of, hopeless, records_reset, task_new, task_recycle,
@@ -46,6 +48,7 @@ WRITABLE = TASK_F_WRITABLE
 # [(task handle, what it needs kept alive)]: tasks that hold ids until they are done.
 cdef list _held = []
 cdef Py_ssize_t _held_limit = 64
+cdef bint _lends = False            # maybe shared arrays among them
 cdef uint64_t _held_bytes = 0       # roughly what has come to be held since the last sweep
 # What submits in this process: its task, or the one that ran last; the driver's script.
 cdef TaskContext _only = TaskContext()
@@ -143,7 +146,7 @@ def put(value):
 
 cdef int sweep_held() except -1:
     """Let go of what finished tasks needed, and free their records."""
-    global _held, _held_limit, _held_bytes
+    global _held, _held_limit, _held_bytes, _lends
     cdef list keep = []
     cdef uint64_t handle
     cdef pr_task *t
@@ -161,13 +164,28 @@ cdef int sweep_held() except -1:
             # It failed while it waited for arguments, and other tasks hang on its links: its record
             # stays until they are there, but nobody is going to read them.
             keep.append((handle, None))
+        elif _lends and t.nreturns and all_sealed(t):
+            # Its worker has what it needs by holds of its own, and is about to say that it is done;
+            # whoever wants to seal an array among its arguments is not to wait for our next look.
+            keep.append((handle, None))
         else:
             keep.append(entry)
     _held, keep = keep, _held
     _held_limit = max(64, 2 * len(_held))
     _held_bytes = 0
+    _lends = _lends and len(_held) != 0
     keep.clear()
     return 0
+
+
+cdef bint all_sealed(pr_task *t) noexcept nogil:
+    cdef uint64_t *rets = returns_of(C, t)
+    cdef int i
+    for i in range(t.nreturns):
+        # One that is gone was sealed: until then its record waits for that.
+        if alive(C, rets[i]) and not sealed(C, rets[i]):
+            return False
+    return True
 
 
 def sweep():
@@ -196,6 +214,11 @@ def set_on_hold(on_hold):
 cdef bint holds_for_others():
     """Whether there is anything that `sweep` may let go of now or later."""
     return len(_held) != 0 or has_duties() or holds_for_readers()
+
+
+cdef bint holds_arrays():
+    """Whether there are few tasks that this process holds shared arrays for: `sweep` is quick."""
+    return _lends and len(_held) < 64
 
 
 cdef int hold_for_task(uint64_t handle, list ids) except -1:
@@ -346,7 +369,7 @@ cdef object split(tuple args, dict kwargs, list deps):
 
 cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     """Record a call and queue it: for any worker, or in a mailbox."""
-    global _held_bytes
+    global _held_bytes, _lends
     cdef TaskContext me = here()
     cdef Py_ssize_t nargs = PyTuple_GET_SIZE(args)
     cdef Py_ssize_t i, n, ndeps = 0, nlooks = 0
@@ -386,6 +409,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         me.counter += 1
         counter = me.counter
         args_object = put_arguments(payload, parent, counter, f.path)
+        _lends = _lends or object_at(C, args_object.handle).state & OBJ_NESTED
         escape(args_object)
         flags |= TASK_F_ARGS_OBJECT
         if refs is None:
@@ -401,6 +425,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
             if refs is not looks:
                 refs.append(oid)
         nlooks = len(looks)
+        _lends = True
         ndeps += nlooks
     if refs is not None:
         flags |= TASK_F_HELD

@@ -6,6 +6,7 @@ is not its own.
 
 from __future__ import annotations
 
+import heapq
 import os
 import signal
 import time
@@ -17,6 +18,10 @@ from pyray.node.workers import TASK_NODE, TASK_WAITING, Worker, seize
 
 # What an interrupt in the driver may take of the node's time before it looks at other things.
 SLICE_SECONDS = 0.005
+# A process that no signal has reached yet is sent another one after so long, then after twice that,
+# and so on. It may have gone into a blocking call just when the first one came.
+AGAIN_SECONDS = 0.05
+AGAIN_SECONDS_AT_MOST = 1.0
 
 
 class Cancels:
@@ -42,6 +47,8 @@ class Cancels:
         self._name_of = name_of
         self._forget = forget
         self._condemned: list[Worker] = []
+        # Tasks that are to be interrupted, and have not been yet: (when to try again, pause, task).
+        self._unheard: list[tuple[float, float, int]] = []
         # After a Ctrl-C: tasks to be looked at, and those of them that run.
         self._behind: deque[int] = deque()
         self._begun: deque[int] = deque()
@@ -77,7 +84,17 @@ class Cancels:
         """Cancel tasks, their children, and so on: parents first, so that they do not fail with
         their children's errors."""
         while level:
-            ids = [i for task in level for i in self._one(task, force, recursive)]
+            ids: list[bytes] = []
+            begun = []
+            # First what has not begun, or it would begin where a sibling of it is stopped.
+            for task in level:
+                its = self._unbegun(task, recursive)
+                if its is None:
+                    begun.append(task)
+                else:
+                    ids += its
+            for task in begun:
+                ids += self._one(task, force, recursive)
             level = cancelling.children_of(set(ids)) if ids and recursive else []
         # Only now, when they had no time to submit more.
         for worker in self._condemned:
@@ -85,18 +102,26 @@ class Cancels:
         self._condemned.clear()
         control.look_again()
 
+    def _unbegun(self, task: int, recursive: bool) -> list[bytes] | None:
+        """Cancel a task if it has not begun: the ids that its children know it by, from attempts
+        before; None if it has begun."""
+        about = cancelling.about(task)
+        if about is None or about[2]:
+            return []  # over, or it makes an actor, which is ended by kill()
+        ids = cancelling.ids_of(task) if recursive else []
+        return ids if self._drop(task) else None
+
     def _one(self, task: int, force: bool, recursive: bool) -> list[bytes]:
         """Cancel one task: the ids that its children know it by, if it has begun."""
         while True:
+            ids = self._unbegun(task, recursive)
+            if ids is not None:
+                return ids
             about = cancelling.about(task)
             if about is None:
                 return []
-            _, _, creates, call = about
-            if creates:
-                return []  # an actor is ended by kill()
+            call = about[3]
             ids = cancelling.ids_of(task) if recursive else []
-            if self._drop(task):
-                return ids
             slot = cancelling.stop(task, recursive)
             if slot == 0:
                 return []  # it is over
@@ -108,8 +133,26 @@ class Cancels:
             if force and not call and self._seize(worker, task):
                 self._condemned.append(worker)
             else:
-                cancelling.interrupt(worker.pid)
+                self._interrupt(worker, task, AGAIN_SECONDS)
             return ids
+
+    def _interrupt(self, worker: Worker, task: int, pause: float) -> None:
+        cancelling.interrupt(worker.pid)
+        if cancelling.unheard(task):
+            heapq.heappush(self._unheard, (time.monotonic() + pause, pause, task))
+
+    @property
+    def again(self) -> float | None:
+        """Seconds until `interrupt_again` is to be called; None: no need to."""
+        return max(0.0, self._unheard[0][0] - time.monotonic()) if self._unheard else None
+
+    def interrupt_again(self) -> None:
+        """Signal those again that no signal has reached."""
+        while self._unheard and self._unheard[0][0] <= time.monotonic():
+            _, pause, task = heapq.heappop(self._unheard)
+            worker = self._workers.get(cancelling.unheard(task))
+            if worker is not None:
+                self._interrupt(worker, task, min(2 * pause, AGAIN_SECONDS_AT_MOST))
 
     def _drop(self, task: int) -> bool:
         """Fail a task if it has not begun; whether it had not."""

@@ -170,10 +170,15 @@ class Shell:
             if self.cancels.busy:
                 self.cancels.work()
                 timeout = 0.0
+            again = self.cancels.again
+            if again is not None and not 0 <= timeout <= again:
+                timeout = again
             for fd, events in self.epoll.poll(timeout):
                 handler = self.by_fd.get(fd)
                 if handler is not None:
                     handler(events)
+            if again is not None:
+                self.cancels.interrupt_again()
             if timeout == TURN_SECONDS:
                 self.look()
             if time.monotonic() >= next_tick:

@@ -73,10 +73,12 @@ def add_hint(error: BaseException) -> None:
     try:
         if not isinstance(error, ValueError) or READ_ONLY_HINT in getattr(error, "__notes__", ()):
             return
-        if any(words in str(error) for words in READ_ONLY):
+        # Not its str(): that of an exception that holds a large array takes seconds.
+        text = error.args[0] if error.args else None
+        if isinstance(text, str) and any(words in text[:1000] for words in READ_ONLY):
             error.add_note(READ_ONLY_HINT)
     except Exception:
-        return  # an exception that has no text, or takes no notes
+        return  # an exception whose attributes are not what they are to be
 
 
 def describe(error: BaseException) -> tuple[str, list[str]]:

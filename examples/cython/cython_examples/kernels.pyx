@@ -13,8 +13,8 @@ from libc.math cimport exp, sin
 def fill_kernel_matrix(double[:, ::1] out, const double[:, ::1] points, double gamma):
     """Write exp(-gamma |p - q|²) for every pair of points into ``out``, which must be writable.
 
-    This works on an array of one's own, but not as a task: the arguments of a task are
-    read-only views of shared memory, and what it wrote into a copy nobody would ever see.
+    This works on an array of one's own, but not on what a task was given of an ordinary one: that
+    is a read-only view of shared memory, and what it wrote into a copy nobody would ever see.
     """
     cdef Py_ssize_t n = points.shape[0], dimensions = points.shape[1], i, j, k
     cdef double distance, gap
