@@ -7,10 +7,15 @@ no other process can get at them.
 
 from __future__ import annotations
 
-import pickle
-import socket
 import struct
+
+# Not `socket`: its enumerations and selectors would take 3 ms of each start, and nothing here needs
+# more than what it is built on.
+from _socket import SHUT_RDWR, socketpair
+from _socket import socket as Socket
 from typing import Any
+
+__all__ = ["SHUT_RDWR", "Frames", "Socket", "socketpair"]
 
 # Environment variable that marks every process of a session.
 SESSION_VARIABLE = "PYRAY_SESSION"
@@ -39,16 +44,23 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 def pickled(kind: int, value: Any) -> bytes:
+    """A frame with a pickled value."""
+    import pickle
+
     return frame(kind, pickle.dumps(value, protocol=5))
 
 
 def call(number: int, operation: str, args: tuple[Any, ...]) -> bytes:
     """A call of the node's."""
+    import pickle
+
     return frame(CALL, NUMBER.pack(number) + pickle.dumps((operation, args), protocol=5))
 
 
 def reply(number: int, ok: bool, value: Any) -> bytes:
     """What a call returns, or (not `ok`) raises."""
+    import pickle
+
     return frame(REPLY, NUMBER.pack(number) + pickle.dumps((ok, value), protocol=5))
 
 
@@ -64,6 +76,8 @@ def split(payload: bytes) -> tuple[int, bytes]:
 
 def discard(body: bytes) -> None:
     """Let go of what a reply holds that nobody waits for any more."""
+    import pickle
+
     try:
         pickle.loads(body)
     except Exception:
@@ -113,7 +127,7 @@ class Frames:
         return out
 
 
-def read_frame(sock: socket.socket) -> tuple[int, bytes] | None:
+def read_frame(sock: Socket) -> tuple[int, bytes] | None:
     """The next frame of a blocking socket, or None at its end."""
     head = _read(sock, HEADER.size)
     if head is None:
@@ -125,7 +139,7 @@ def read_frame(sock: socket.socket) -> tuple[int, bytes] | None:
     return None if payload is None else (kind, payload)
 
 
-def _read(sock: socket.socket, n: int) -> bytes | None:
+def _read(sock: Socket, n: int) -> bytes | None:
     parts = []
     while n:
         data = sock.recv(min(n, 1 << 20))

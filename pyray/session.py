@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +12,7 @@ from typing import Any
 
 from pyray import protocol, runtime_env, tell
 from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
+from pyray.child import Child, above_standard
 from pyray.exceptions import (
     InfeasibleResourcesError,
     NodeDiedError,
@@ -177,8 +176,8 @@ class Session(Resources):
         self._stopping = False
         self._long_waits: dict[int, float] = {}
         self._telling: threading.Thread | None = None
-        self.node: subprocess.Popen[bytes] | None = None
-        self._sock: socket.socket | None = None
+        self.node: Child | None = None
+        self._sock: protocol.Socket | None = None
         self._reader: threading.Thread | None = None
         self._bell = -1
         self._holding = -1  # eventfd: tasks have come to need something that is held for them
@@ -198,19 +197,14 @@ class Session(Resources):
                 "sys.executable is empty, so pyray cannot start its node process; set it to the "
                 "path of this Python before init()"
             )
-        ours, theirs = socket.socketpair()
+        ours, theirs = protocol.socketpair()
         theirs = _above_standard(theirs)
-        self._bell = _descriptor_above_standard(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self._bell = above_standard(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "__main__.py")
         arguments = [memory, theirs.fileno(), self._bell, os.getpid()]
         command = [sys.executable, "-P", entry, *map(str, arguments)]
         try:
-            self.node = subprocess.Popen(
-                command,
-                pass_fds=(memory, theirs.fileno(), self._bell),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
+            self.node = Child(command, (memory, theirs.fileno(), self._bell))
         except OSError as error:
             ours.close()
             os.close(self._bell)
@@ -224,7 +218,7 @@ class Session(Resources):
             ours.sendall(protocol.pickled(protocol.CONFIG, self.config))
         except OSError:
             pass  # it has ended already; the reader finds out how
-        self._holding = _descriptor_above_standard(os.eventfd(0, os.EFD_CLOEXEC))
+        self._holding = above_standard(os.eventfd(0, os.EFD_CLOEXEC))
         tasks.set_on_hold(self._on_hold)
         self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
         self._reader.start()
@@ -296,9 +290,8 @@ class Session(Resources):
 
     def _how_node_ended(self) -> str:
         assert self.node is not None
-        try:
-            code = self.node.wait(1.0)
-        except subprocess.TimeoutExpired:
+        code = self.node.wait(1.0)
+        if code is None:
             return f"its connection to the driver (pid={os.getpid()}) broke"
         return f"process {self.node.pid} {describe_exit(code)[0]}"
 
@@ -478,13 +471,12 @@ class Session(Resources):
             if self._reader is not None and self._reader is not threading.current_thread():
                 self._reader.join(STOP_SECONDS)
         if self.node is not None:
-            try:
-                self.node.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            if self.node.wait(STOP_SECONDS) is None:
                 self.node.kill()
                 self.node.wait()
             if self.node.returncode != 0:
                 self._kill_left_behind()
+            self.node.close()
         if self._sock is not None:
             self._sock.close()
         control.set_bell(-1)
@@ -503,20 +495,8 @@ class Session(Resources):
         tasks.reset()
 
 
-def _descriptor_above_standard(fd: int) -> int:
-    """The same under a number above 2: where standard input or output is closed it may have got
-    theirs, and the node's own are set to /dev/null."""
-    import fcntl
-
-    if fd > 2:
-        return fd
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(fd)
-    return moved
-
-
-def _above_standard(sock: socket.socket) -> socket.socket:
-    return socket.socket(fileno=_descriptor_above_standard(sock.detach()))
+def _above_standard(sock: protocol.Socket) -> protocol.Socket:
+    return protocol.Socket(fileno=above_standard(sock.detach()))
 
 
 # ---- the one session of this process -----------------------------------------------------------
@@ -600,7 +580,7 @@ def start(
         }
         size = object_store_memory or machine.default_store_memory()
         try:
-            memory = _descriptor_above_standard(shm.create(size, RECORD_BYTES, config["num_cpus"]))
+            memory = above_standard(shm.create(size, RECORD_BYTES, config["num_cpus"]))
             session = Session(config, memory)
         except (OSError, MemoryError) as error:
             raise SessionError(

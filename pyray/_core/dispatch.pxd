@@ -1,7 +1,9 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from pyray._core.layout cimport pr_proc
 from pyray._core.shm cimport Ctx
 
 cdef void ring_node(Ctx *c) noexcept nogil
+cdef void expect_here(pr_proc *p) noexcept nogil
 cdef void wake_process(Ctx *c, uint32_t proc) noexcept nogil
 cdef void announce(Ctx *c) noexcept nogil
 cdef void rescue(Ctx *c) noexcept nogil

@@ -35,9 +35,20 @@ cdef void ring_node(Ctx *c) noexcept nogil:
         write(c.bell_fd, &one, 8)
 
 
+cdef void expect_here(pr_proc *p) noexcept nogil:
+    """Before waking a process: where it parked on this CPU it will most likely come up on it,
+    however idle the others are (to the scheduler a virtual CPU that is halted is a busy one).  Then
+    its waker is not to spin: what it waits for needs this CPU."""
+    cdef uint32_t here = cpu_here()
+    if at_load_relaxed32(&p.parked_on) == here:
+        at_store32(&p.cpu, here)
+
+
 cdef void wake_process(Ctx *c, uint32_t proc) noexcept nogil:
     at_add32(&c.procs[proc].wake, 1)
     if at_load32(&c.procs[proc].parked):
+        c.woken = proc + 1
+        expect_here(&c.procs[proc])
         futex_wake(&c.procs[proc].wake, 1)
 
 
@@ -338,6 +349,7 @@ cdef void next_assigned(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
         if left <= 0 or at_load32(&c.dispatch.sweep) != sweep:
             return
         at_store32(&c.me.parked, 1)
+        c.me.parked_on = cpu_here()
         c.me.cpu = 0
         futex_wait(&c.me.wake, seen, left)
         c.me.cpu = cpu_here()
@@ -398,6 +410,7 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
                     return 0
                 left = RESUME_RETRY_NS      # somebody took the bit: the wake-up is on its way
             at_store32(&c.me.parked, 1)
+            c.me.parked_on = cpu_here()
             c.me.cpu = 0
             futex_wait(&c.me.wake, seen, left)
             c.me.cpu = cpu_here()

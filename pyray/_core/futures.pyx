@@ -277,7 +277,7 @@ cdef class Bridge:
                 self.asleep = True
             at_store32(&w.target, seen + 1)
             with nogil:
-                sleep_on(w, until)
+                sleep_on(w, until, False)
             self.asleep = False
 
     cdef int refuse(self) except -1:

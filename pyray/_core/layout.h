@@ -178,7 +178,8 @@ typedef struct {
     uint32_t status;   /* PROC_*: node, but the process itself says ALIVE */
     int32_t pid;
     uint32_t role;     /* ROLE_*: node */
-    uint32_t cpu;      /* process: 1 + the CPU it was last seen on, 0 while parked; a hint */
+    uint32_t cpu;      /* process, or who wakes it: 1 + the CPU it was last seen on, or is about to
+                        * be on, 0 while parked; a hint */
     uint64_t counter;  /* process: tasks run */
     uint32_t wake __attribute__((aligned(64)));   /* futex of the parked worker: +1 by a waker */
     uint32_t parked;                              /* process */
@@ -192,6 +193,7 @@ typedef struct {
     uint32_t token;                               /* process: index + 1 of its token (a hint) */
     uint32_t depth;                               /* process: depth of the task it runs */
     uint32_t refused;                             /* node: 1 + n at the cap of n processes */
+    uint32_t parked_on;                           /* process: 1 + the CPU that it last parked on */
     uint64_t told;                                /* process: the request to stop that has reached
                                                    * its main thread; see interrupts.pyx */
     char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */

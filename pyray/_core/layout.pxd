@@ -207,6 +207,7 @@ cdef extern from "layout.h" nogil:
         uint32_t token
         uint32_t depth
         uint32_t refused
+        uint32_t parked_on
         uint64_t told
         char gpus[128]
         pr_waiter waiter[PR_WAITERS]

@@ -398,6 +398,7 @@ cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
                 or (at_load32(&a.released) and nothing_left(c, r)) or now_ns() >= end):
             at_store32(&c.me.parked, 0)
             return call
+        c.me.parked_on = cpu_here()
         c.me.cpu = 0
         futex_wait(&c.me.wake, seen, end - now_ns())
         c.me.cpu = cpu_here()

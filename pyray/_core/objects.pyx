@@ -14,7 +14,7 @@ neither the value nor its place changes.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from pyray._core.dispatch cimport announce, ring_node, wake_process
+from pyray._core.dispatch cimport announce, expect_here, ring_node, wake_process
 from pyray._core.heap cimport heap_free
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport wake_actor
@@ -218,11 +218,12 @@ cdef bint await_object(Ctx *c, uint64_t handle, uint64_t task, uint32_t index) n
 
 # ---- processes that wait for an object -----------------------------------------------------
 
-cdef void bump(pr_waiter *w, uint32_t by) noexcept nogil:
+cdef void bump(pr_proc *p, pr_waiter *w, uint32_t by) noexcept nogil:
     cdef uint32_t n = at_add32(&w.events, by) + by
     # Only one of those who find it parked wakes it: until it runs, that takes a while.
     if (<int>(n - at_load32(&w.target)) >= 0 and at_load32(&w.parked)
             and at_cas32(&w.parked, 1, 0)):
+        expect_here(p)
         futex_wake(&w.events, 1)
 
 
@@ -231,7 +232,7 @@ cdef void bump_all(Ctx *c, uint32_t by) noexcept nogil:
     for p in range(at_load32(&c.head.procs_high)):
         for i in range(PR_WAITERS):
             if at_load32(&c.procs[p].waiter[i].active):
-                bump(&c.procs[p].waiter[i], by)
+                bump(&c.procs[p], &c.procs[p].waiter[i], by)
 
 
 cdef void notify_all(Ctx *c) noexcept nogil:
@@ -301,7 +302,7 @@ cdef void tell_waiters(Ctx *c, uint32_t w, uint64_t handle, uint32_t by) noexcep
     if w == PR_BRIDGE:
         note_done(&c.procs[p], handle)
         by = 1      # it looks at every event: an alarm would have it look at everything
-    bump(&c.procs[p].waiter[w], by)
+    bump(&c.procs[p], &c.procs[p].waiter[w], by)
 
 
 cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:

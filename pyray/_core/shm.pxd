@@ -31,6 +31,7 @@ cdef struct Ctx:
     bint broken             # the node is gone: calls raise, but views and holds stay sound
     bint attached
     int inflight            # calls that look into the memory at this moment; under the GIL
+    uint32_t woken          # 1 + the process that this one has woken since it last waited; a hint
 
 cdef Ctx *get_ctx() noexcept nogil
 

@@ -14,6 +14,6 @@ cdef int settle(bint interrupted=*) except -1
 cdef object refused()
 cdef int call_tick(int64_t ns, list ids) except -1
 cdef int64_t deadline(object timeout) except? -2
-cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil
+cdef void sleep_on(pr_waiter *w, int64_t until, bint patient) noexcept nogil
 cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64_t until,
                          bint stop_at_error, list ids) except -1

@@ -50,6 +50,7 @@ cdef Ctx *C = get_ctx()
 cdef enum:
     AHEAD = 8               # of what a loop over many ids or records will look at next
     SPIN_NS = 30000         # a waiter looks this long before it parks
+    WOKEN_NS = 200000       # longer, if it had to wake whoever does the work, and that one is up
     CHUNK_NS = 100000000    # and parks this long before it looks round: signals, deaths, strays
 
 cdef unsigned long _task_thread = 0
@@ -196,16 +197,29 @@ cdef Py_ssize_t count_sealed(uint64_t *handles, Py_ssize_t n, Py_ssize_t need,
     return ready
 
 
-cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
-    """Spin, then park, until enough events came in or the time is up or a signal came."""
-    cdef uint32_t events = 0
+cdef bint worth_spinning(int64_t spun, uint32_t woken) noexcept nogil:
+    """Whether to look on after so many ns, having woken process `woken` - 1 (0: none)."""
+    if spun <= SPIN_NS:
+        return True
+    # Who has not come up by then may be queued for this very CPU.
+    return (woken != 0 and spun <= WOKEN_NS
+            and at_load_relaxed32(&C.procs[woken - 1].cpu) != 0)
+
+
+cdef void sleep_on(pr_waiter *w, int64_t until, bint patient) noexcept nogil:
+    """Spin, then park, until enough events came in or the time is up or a signal came.
+
+    `patient`: spin longer where somebody had to be woken for it.
+    """
+    cdef uint32_t events = 0, woken = C.woken if patient else 0
     cdef int64_t start = now_ns(), left
     cdef int i, _
+    C.woken = 0
     while True:
         if <int>(at_load_relaxed32(&w.events) - w.target) >= 0:
             return
         left = now_ns()
-        if left - start > SPIN_NS or left > until or not alone_on_cpu(C):
+        if not worth_spinning(left - start, woken) or left > until or not alone_on_cpu(C):
             break
         for _ in range(20):
             cpu_pause()
@@ -217,6 +231,7 @@ cdef void sleep_on(pr_waiter *w, int64_t until) noexcept nogil:
         if left <= 0:
             return
         at_store32(&w.parked, 1)
+        C.me.parked_on = cpu_here()
         C.me.cpu = 0
         i = futex_wait(&w.events, events, left)
         C.me.cpu = cpu_here()
@@ -341,7 +356,9 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
             if waiter >= 0:
                 at_store32(&w.target, events + <uint32_t>(need - ready))
                 with nogil:
-                    sleep_on(w, end)
+                    # Not for many: their workers are to have this CPU.  Nor in a task, for the
+                    # same reason.
+                    sleep_on(w, end, need - ready == 1 and C.me.role == ROLE_DRIVER)
             else:
                 # More threads wait than there are waiters: this one looks every millisecond.
                 with nogil:
@@ -587,76 +604,115 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
     >>> ready == [ref], not_ready
     (True, [])
     """
-    global _mark
-    cdef Py_ssize_t n, i, need, found
-    cdef uint64_t *handles
-    cdef ObjectID oid
-    cdef list given, ids, ready, rest
-    cdef Py_ssize_t open_ = 0
+    cdef Py_ssize_t need
+    cdef list given
     cdef int64_t until
     check_session()
     if type(refs) is ObjectID:
         raise TypeError("wait takes a list of ObjectIDs, not a single one")
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"wait takes a list of ObjectIDs, not {type(refs).__name__}")
-    ids = given = list(refs)
-    n = len(ids)
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
     need = num_returns
-    if n == 0:
+    if len(refs) == 0:
         raise ValueError("wait needs at least one ObjectID")
-    if not 1 <= need <= n:
-        raise ValueError(f"num_returns is between 1 and the number of ids, {n}, not {need}")
+    if not 1 <= need <= len(refs):
+        raise ValueError(
+            f"num_returns is between 1 and the number of ids, {len(refs)}, not {need}")
     until = deadline(timeout)
-    _mark += 1
+    if type(refs) is list and need <= len(refs):
+        # Without a copy, which would cost as much as all the rest: nothing of the user's runs
+        # before there is a result.
+        given = refs
+        if all_distinct(given):
+            found = split(given, given, need, False)
+            if found is not None:
+                return found
+    given = list(refs)
+    return wait_with(given, min(need, len(given)), until)
+
+
+cdef bint all_distinct(list given) except -1:
+    """Whether all are ObjectIDs of this session, each once.
+
+    An error says what is wrong; False is for lists with anything else in them, which may be fine.
+    """
+    global _mark
+    cdef Py_ssize_t i
+    cdef ObjectID oid
+    cdef uint32_t mark = _mark + 1, epoch = C.epoch
+    _mark = mark
+    for i in range(len(given)):
+        if type(<object>PyList_GET_ITEM(given, i)) is not ObjectID:
+            return False
+        oid = <ObjectID>PyList_GET_ITEM(given, i)
+        if oid.epoch != epoch:
+            check_id(oid)
+        if oid.mark == mark:
+            raise ValueError(f"wait takes each id once; {oid!r} is there twice")
+        oid.mark = mark
+    return True
+
+
+cdef tuple split(list given, list ids, Py_ssize_t need, bint fewer):
+    """(those that are there, `need` of them at most, the rest), of `given`, by the `ids` that they
+    stand for; None if there are `fewer` and that is not asked for."""
+    cdef Py_ssize_t i, n = len(given), rest_from = 0
+    cdef list ready = [], rest = None
     for i in range(n):
-        if type(<object>PyList_GET_ITEM(ids, i)) is not ObjectID:
-            if not isinstance(ids[i], Waitable):
+        if not is_there(<object>PyList_GET_ITEM(ids, i)):
+            continue
+        ready.append(<object>PyList_GET_ITEM(given, i))
+        # In slices: one reference at a time would take longer than all the looks.
+        if rest is None:
+            rest = given[rest_from:i]
+        elif rest_from < i:
+            rest += given[rest_from:i]
+        rest_from = i + 1
+        if <Py_ssize_t>len(ready) == need:
+            break
+    else:
+        if not fewer:
+            return None
+    if rest is None or not rest:
+        rest = given[rest_from:]
+    elif rest_from < n:
+        rest += given[rest_from:]
+    return ready, rest
+
+
+cdef tuple wait_with(list given, Py_ssize_t need, int64_t until):
+    """`wait`, for a list that is nobody else's."""
+    cdef Py_ssize_t i, n = len(given), open_ = 0
+    cdef uint64_t *handles
+    cdef list ids = given, known
+    for i in range(n):
+        if type(<object>PyList_GET_ITEM(given, i)) is not ObjectID:
+            if not isinstance(given[i], Waitable):
                 raise TypeError(f"wait takes ObjectIDs; item {i} of the list is "
-                                f"{type(ids[i]).__name__}")
+                                f"{type(given[i]).__name__}")
             if ids is given:
                 ids = list(given)
             ids[i] = (<Waitable>given[i]).awaited
-            if ids[i] is None:
-                continue
-        oid = <ObjectID>PyList_GET_ITEM(ids, i)
-        if oid.epoch != C.epoch:
-            check_id(oid)
-        if oid.mark == _mark:
-            raise ValueError(f"wait takes each id once; {oid!r} is there twice")
-        oid.mark = _mark
-    found = 0
-    for i in range(n):
-        if is_there(<object>PyList_GET_ITEM(ids, i)):
-            found += 1
-            if found == need:
-                break
-    if found < need:
-        handles = <uint64_t *>malloc(n * sizeof(uint64_t))
-        if handles == NULL:
-            raise MemoryError
-        try:
-            for i in range(n):
-                if <object>PyList_GET_ITEM(ids, i) is not None:
-                    handles[open_] = (<ObjectID>PyList_GET_ITEM(ids, i)).handle
-                    open_ += 1
-            wait_for(handles, open_, need - (n - open_), until, False, ids)
-        except KeyboardInterrupt as error:
-            raise without_core(error)
-        finally:
-            free(handles)
-    ready = []
-    rest = []
-    for i in range(n):
-        if is_there(<object>PyList_GET_ITEM(ids, i)):
-            ready.append(given[i])
-            if <Py_ssize_t>len(ready) == need:
-                rest.extend(given[i + 1:])
-                break
-        else:
-            rest.append(given[i])
-    return ready, rest
+    known = ids if ids is given else [oid for oid in ids if oid is not None]
+    all_distinct(known)
+    found = split(given, ids, need, False)
+    if found is not None:
+        return found
+    handles = <uint64_t *>malloc(n * sizeof(uint64_t))
+    if handles == NULL:
+        raise MemoryError
+    try:
+        for i in range(<Py_ssize_t>len(known)):
+            handles[open_] = (<ObjectID>PyList_GET_ITEM(known, i)).handle
+            open_ += 1
+        wait_for(handles, open_, need - (n - open_), until, False, known)
+    except KeyboardInterrupt as error:
+        raise without_core(error)
+    finally:
+        free(handles)
+    return split(given, ids, need, True)
 
 
 def arrow_parts(ObjectID oid):

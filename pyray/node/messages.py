@@ -14,8 +14,8 @@ on tasks of shapes in that group take from it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from pyray.node.frozen import Frozen
 from pyray.node.resources import Allocation
 
 __all__ = [
@@ -65,8 +65,7 @@ __all__ = [
 # ------------------------------------------------------------------ events about tasks
 
 
-@dataclass(frozen=True, slots=True)
-class ShapeRegistered:
+class ShapeRegistered(Frozen):
     """Tasks of this shape will come. `ShapeRejected` answers one that can never run.
 
     `request` is a dictionary of amounts by resource; a malformed one raises from `handle`.
@@ -89,8 +88,7 @@ class ShapeRegistered:
     bundle: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSubmitted:
+class TaskSubmitted(Frozen):
     """A task is ready to run: its arguments are there.
 
     Attributes
@@ -112,22 +110,19 @@ class TaskSubmitted:
     front: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TaskUrgent:
+class TaskUrgent(Frozen):
     """A blocked worker has begun to await this task. Ignored if the task is not known here."""
 
     task: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCancelled:
+class TaskCancelled(Frozen):
     """Forget this task if it is still queued (then `Dropped`); otherwise nothing happens."""
 
     task: int
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRequested:
+class GroupRequested(Frozen):
     """A placement group is to be reserved; `GroupReserved` answers when it is.
 
     Malformed bundles, and such as exceed what the session has, raise from `handle`.
@@ -147,8 +142,7 @@ class GroupRequested:
     depth: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRemoved:
+class GroupRemoved(Frozen):
     """A placement group is to go, whether it is reserved or not, and all tasks in it.
 
     Its resources come back when the last task has gone. Ignored if it is not known.
@@ -157,16 +151,14 @@ class GroupRemoved:
     group: int
 
 
-@dataclass(frozen=True, slots=True)
-class Assigned:
+class Assigned(Frozen):
     """Answers `Assign`: this worker has the task now."""
 
     task: int
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class AssignFailed:
+class AssignFailed(Frozen):
     """Answers `Assign`: no worker is idle. The task goes back to where it stood.
 
     For a task of a dedicated shape: no process can be started now, but some are about to end. No
@@ -176,8 +168,7 @@ class AssignFailed:
     task: int
 
 
-@dataclass(frozen=True, slots=True)
-class AssignRefused:
+class AssignRefused(Frozen):
     """Answers `Assign`: nothing can run this task, and it need be run no more.
 
     The shell has made it fail, or found it finished.
@@ -186,16 +177,14 @@ class AssignRefused:
     task: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFinished:
+class TaskFinished(Frozen):
     """A task ended, well or badly, and its worker is idle (or gone on to the fast path)."""
 
     task: int
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskLost:
+class TaskLost(Frozen):
     """A task's worker died; for tasks of the fast path too, which the scheduler doesn't know.
 
     Answered by `Requeue` or `FailTask`.
@@ -218,8 +207,7 @@ class TaskLost:
     max_retries: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerBlocked:
+class WorkerBlocked(Frozen):
     """A worker's task waits for others: it gives back its CPUs and keeps everything else.
 
     Ignored for workers that run nothing known here (report those with `FastBlocked`).
@@ -228,8 +216,7 @@ class WorkerBlocked:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerUnblocked:
+class WorkerUnblocked(Frozen):
     """Its wait is over. It must not go on before `ResumeWorker`."""
 
     worker: int
@@ -238,8 +225,7 @@ class WorkerUnblocked:
 # ------------------------------------------------------------------- events about CPUs
 
 
-@dataclass(frozen=True, slots=True)
-class TokensAcquired:
+class TokensAcquired(Frozen):
     """The shell took so many tokens out of the ledger for the node.
 
     What it was asked for (`WantTokens`) is thereby so many fewer.
@@ -248,8 +234,7 @@ class TokensAcquired:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class FastDemand:
+class FastDemand(Frozen):
     """What the fast path's queue looks like now. Until told, it is taken to be empty.
 
     Attributes
@@ -270,13 +255,11 @@ class FastDemand:
 # ---------------------------------------------------------------- events about workers
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Frozen):
     """The session begins: send it once, first."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(Frozen):
     """A worker came up and is idle.
 
     Sent again for a worker that is known, it says "idle now"; useful while
@@ -286,8 +269,7 @@ class WorkerReady:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDied:
+class WorkerDied(Frozen):
     """A worker process has ended, whatever the reason; what its task held is free.
 
     A worker that never sent `WorkerReady` counts as a failed start. What becomes of the task is
@@ -297,8 +279,7 @@ class WorkerDied:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class DedicatedDied:
+class DedicatedDied(Frozen):
     """A worker outside the pool has ended, whatever the reason; what its task held is free.
 
     The scheduler knows such a worker from the first `Assigned` of a dedicated shape's task to it.
@@ -308,8 +289,7 @@ class DedicatedDied:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class NeedWorker:
+class NeedWorker(Frozen):
     """On the fast path there is ready work and a free token, but no idle worker to wake.
 
     `count` is how many workers are missing now (not how many more than last time); 0 withdraws.
@@ -319,15 +299,13 @@ class NeedWorker:
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class FastBlocked:
+class FastBlocked(Frozen):
     """How many workers are blocked now in tasks that never passed through the node."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Frozen):
     """Time passes. Once a second is enough, oftener is harmless.
 
     Attributes
@@ -345,16 +323,14 @@ class Tick:
 # ------------------------------------------------------- instructions on tasks and CPUs
 
 
-@dataclass(frozen=True, slots=True)
-class ShapeRejected:
+class ShapeRejected(Frozen):
     """No task of this shape can ever run here; `reason` says what was asked and what there is."""
 
     shape_id: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(Frozen):
     """Give this task to an idle worker, or to a dedicated one if its shape is `dedicated`.
 
     Answer with `Assigned`, `AssignFailed` or, for a dedicated shape, `AssignRefused`. `gpu_ids` are
@@ -367,22 +343,19 @@ class Assign:
     dedicated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeWorker:
+class ResumeWorker(Frozen):
     """This worker's task has its CPUs again and goes on."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(Frozen):
     """A cancelled task was still queued, and is forgotten."""
 
     task: int
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
+class Requeue(Frozen):
     """Queue a lost task again as this attempt.
 
     Shaped tasks with `TaskSubmitted` (``front=True`` is fair), others on the fast path.
@@ -392,30 +365,26 @@ class Requeue:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class FailTask:
+class FailTask(Frozen):
     """Make a task fail; `reason` is the scheduler's part of the message."""
 
     task: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class GroupReserved:
+class GroupReserved(Frozen):
     """A placement group has what it asked for."""
 
     group: int
 
 
-@dataclass(frozen=True, slots=True)
-class GroupGone:
+class GroupGone(Frozen):
     """Make a task fail: the placement group that it was to run in has been removed."""
 
     task: int
 
 
-@dataclass(frozen=True, slots=True)
-class TokensLent:
+class TokensLent(Frozen):
     """So many tokens are now with tasks and groups that keep them for as long as they like.
 
     Where that is all of them, who waits for a token of the ledger to go on waits in vain.
@@ -424,15 +393,13 @@ class TokensLent:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class WantTokens:
+class WantTokens(Frozen):
     """From now on collect up to so many further tokens; 0 withdraws. Absolute, not added."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseTokens:
+class ReleaseTokens(Frozen):
     """Give so many of the node's tokens back to the ledger, to ready fast tasks first."""
 
     count: int
@@ -441,18 +408,15 @@ class ReleaseTokens:
 # ------------------------------------------------------------- instructions on workers
 
 
-@dataclass(frozen=True, slots=True)
-class StartWorker:
+class StartWorker(Frozen):
     """Fork one worker. Answer with `WorkerReady`, or `WorkerDied` if it never came up."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopWorker:
+class StopWorker(Frozen):
     """Retire one idle worker; if none is idle any more, do nothing. Answer: `WorkerDied`."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndWorker:
+class EndWorker(Frozen):
     """End this worker, which runs a task in a placement group that is removed.
 
     Answer as for any that dies; or with `TaskFinished` if it was through with the task.
@@ -462,8 +426,7 @@ class EndWorker:
     task: int
 
 
-@dataclass(frozen=True, slots=True)
-class CapReached:
+class CapReached(Frozen):
     """Work is ready, every process is blocked, and there may be no more of them.
 
     Sent once per standstill. Nothing will move unless the shell fails something.
@@ -487,8 +450,7 @@ class CapReached:
     queued: int
 
 
-@dataclass(frozen=True, slots=True)
-class PoolBroken:
+class PoolBroken(Frozen):
     """So many workers in a row died while starting that no more will be tried.
 
     A `WorkerReady`, from one still coming up, lifts it.

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from numbers import Integral, Real
 
+from pyray.node.frozen import Frozen
+
 __all__ = [
     "CPU",
     "GPU",
@@ -214,8 +216,7 @@ class ResourceRequest:
 Share = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(Frozen):
     """What one running task has been given.
 
     Attributes

@@ -7,12 +7,12 @@ write to when shared memory has news for it), a worker ends (pidfd) or prints (p
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import resource
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -88,7 +88,7 @@ class Shell:
         self.driver_fd = os.pidfd_open(driver)
         if os.getppid() != driver:
             os._exit(0)
-        self.sock = socket.socket(fileno=sock)
+        self.sock = protocol.Socket(fileno=sock)
         self.bell = bell
         shm.attach(memory, 1)
         control.set_bell(bell)
@@ -147,13 +147,13 @@ class Shell:
         self.actors.on_forget = self.past.actor_forgotten
         self.cancels = Cancels(self.workers, self.name_of, self._forget)
         self.groups = Groups(self.scheduler, self.feed, self._forget_shapes, self.config)
-        import multiprocessing
-
         import cloudpickle  # noqa: F401  (workers start with it)
 
         import pyray.worker.main  # noqa: F401  (so that a fork has nothing left to import)
 
-        self.context = multiprocessing.get_context("fork")
+        # Workers share what is there now: looking for garbage would write to all of it.
+        gc.freeze()
+        gc.enable()
         self.epoll = select.epoll()
         self._watch(self.sock.fileno(), self._on_driver)
         self._watch(self.bell, self._on_bell)
@@ -251,10 +251,11 @@ class Shell:
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
             idle = [w for w in self.workers.values() if not control.process_view(w.slot)[3]]
-            if not any(_running(w) for w in idle):
+            left = [w for w in idle if not w.reap()]
+            if not left:
                 break
             waiting = select.poll()
-            for w in idle:
+            for w in left:
                 waiting.register(w.pidfd, select.POLLIN)
             waiting.poll(5)
         for w in self.workers.values():
@@ -262,15 +263,15 @@ class Shell:
         # What is left, and what it leaves behind: orphans come to us, a subreaper.
         deadline = time.monotonic() + 1.5
         while time.monotonic() < deadline:
-            left = children(os.getpid())
-            for pid in left:
+            found = children(os.getpid())
+            for pid in found:
                 _kill(pid)
             try:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             except ChildProcessError:
                 break
-            if left:
+            if found:
                 time.sleep(0.001)
         for w in self.workers.values():
             self._drain(w)
@@ -325,7 +326,7 @@ class Shell:
                 except OSError:
                     # Half a reply may be under way: whoever waits for it is to see the end instead.
                     self._unwatch(worker.link.fileno())
-                    worker.link.shutdown(socket.SHUT_RDWR)
+                    worker.link.shutdown(protocol.SHUT_RDWR)
                     return
                 worker.link.setblocking(False)
 
@@ -845,7 +846,7 @@ class Shell:
             self.queue.append(m.WorkerDied(-1))
 
     def _fork(self, given: Given | None = None) -> Worker:
-        worker = fork_worker(self.context, self.config, self._close_in_child, given)
+        worker = fork_worker(self.config, self._close_in_child, given)
         self.workers[worker.slot] = worker
         self._watch(worker.pidfd, partial(self._on_death, worker))
         for pipe in worker.pipes:
@@ -888,7 +889,8 @@ class Shell:
                     break
 
     def _on_death(self, worker: Worker, events: int) -> None:
-        code = worker.process.exitcode
+        worker.reap()
+        code = worker.code
         self._drain(worker)
         for fd in (worker.pidfd, worker.link.fileno(), *(p.fd for p in worker.pipes)):
             self._unwatch(fd)
@@ -968,10 +970,6 @@ class Shell:
         if view[1]:
             text += f", as in {view[1]} attempt(s) before"
         control.fail(task, WorkerCrashedError(text, name, pid, signal_name, exit_code))
-
-
-def _running(worker: Worker) -> bool:
-    return worker.process.exitcode is None
 
 
 def _kill(pid: int) -> None:

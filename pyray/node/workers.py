@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.context import ForkContext
 from typing import Any
 
 from pyray import protocol
 from pyray._core import control
+from pyray.node.frozen import Frozen
 
 LINE_CAP = 1 << 16
 # A process that does not stop within this is in the kernel for long, and cannot get away.
@@ -23,8 +22,7 @@ PROC_ALIVE = 2
 TASK_WAITING, TASK_NODE = 1, 6
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Frozen):
     """What a dedicated worker is forked for.
 
     Attributes
@@ -91,11 +89,15 @@ class Worker:
     ----------
     slot, pid, pidfd : int
         Its number in the session, its process ID, and a descriptor that is readable once it ended.
+    running : bool
+        Whether it had not ended when `reap` was last asked.
+    code : int or None
+        Its exit status or, negated, the signal that killed it; None if that is not known.
     started : float
         When it was forked, in seconds since the epoch.
     pipes : list of Pipe
         What it prints.
-    link : socket.socket
+    link : protocol.Socket
         For calls from it.
     up : bool
         Whether it has come up.
@@ -122,9 +124,9 @@ class Worker:
     def __init__(
         self,
         slot: int,
-        process: Any,
+        pid: int,
         pipes: list[Pipe],
-        link: socket.socket,
+        link: protocol.Socket,
         given: Given | None = None,
     ) -> None:
         self.slot = slot
@@ -133,10 +135,11 @@ class Worker:
         self.env = given.env if given else None
         self.given = 0
         self.idle_since = 0.0
-        self.process = process
-        self.pid: int = process.pid
+        self.pid = pid
+        self.running = True
+        self.code: int | None = None
         self.started = time.time()
-        self.pidfd = os.pidfd_open(process.pid)
+        self.pidfd = os.pidfd_open(pid)
         self.pipes = pipes
         self.link = link
         self.frames = protocol.Frames()
@@ -154,11 +157,22 @@ class Worker:
         self.pipes = []
         self.link.close()
         os.close(self.pidfd)
-        self.process.close()
+
+    def reap(self) -> bool:
+        """Whether it has ended; then `code` says how."""
+        if self.running:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self.running = False  # nobody can tell
+            else:
+                if pid:
+                    self.running = False
+                    self.code = os.waitstatus_to_exitcode(status)
+        return not self.running
 
 
 def fork_worker(
-    context: ForkContext,
     config: dict[str, Any],
     close_in_child: Callable[[], None],
     given: Given | None = None,
@@ -181,9 +195,9 @@ def fork_worker(
                 config = {**config, "runtime_env": given.env}
         opened += os.pipe2(os.O_CLOEXEC)
         opened += os.pipe2(os.O_CLOEXEC)
-        ours, theirs = socket.socketpair()
+        ours, theirs = protocol.socketpair()
         opened += [ours.detach(), theirs.detach()]
-        return _fork(context, config, close_in_child, slot, opened, given)
+        return _fork(config, close_in_child, slot, opened, given)
     except OSError:
         for fd in opened:
             os.close(fd)
@@ -192,7 +206,6 @@ def fork_worker(
 
 
 def _fork(
-    context: ForkContext,
     config: dict[str, Any],
     close_in_child: Callable[[], None],
     slot: int,
@@ -200,37 +213,28 @@ def _fork(
     given: Given | None,
 ) -> Worker:
     out_r, out_w, err_r, err_w, mine, link = opened
-    process = context.Process(
-        target=_run,
-        args=(slot, out_w, err_w, link, config, os.getpid(), close_in_child, (out_r, err_r, mine)),
-        name=f"pyray-worker-{slot}",
-        daemon=False,  # tasks may have child processes of their own
-    )
-    process.start()
+    parent = os.getpid()
+    # Not multiprocessing.Process, which takes 4 ms of the first result: and so a task is not, to
+    # libraries that ask `multiprocessing` for its parent, a child that some pool has made.
+    pid = os.fork()
+    if pid == 0:
+        try:
+            close_in_child()
+            for fd in (out_r, err_r, mine):
+                os.close(fd)
+            from pyray.worker.main import main
+
+            main(slot, out_w, err_w, link, config, parent)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     for fd in (out_w, err_w, link):
         os.close(fd)
     opened[:] = [out_r, err_r, mine]  # what the caller closes if the rest fails
-    ours = socket.socket(fileno=mine)
+    ours = protocol.Socket(fileno=mine)
     ours.setblocking(False)
-    return Worker(slot, process, [Pipe(out_r, 1), Pipe(err_r, 2)], ours, given)
-
-
-def _run(
-    slot: int,
-    out: int,
-    err: int,
-    link: int,
-    config: dict[str, Any],
-    parent: int,
-    close_in_child: Callable[[], None],
-    not_ours: tuple[int, int, int],
-) -> None:
-    close_in_child()
-    for fd in not_ours:
-        os.close(fd)
-    from pyray.worker.main import main
-
-    main(slot, out, err, link, config, parent)
+    return Worker(slot, pid, [Pipe(out_r, 1), Pipe(err_r, 2)], ours, given)
 
 
 def seize(worker: Worker, runs: Callable[[], bool]) -> bool:

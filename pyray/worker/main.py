@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 from typing import Any
@@ -30,11 +29,11 @@ class NodeLink:
 
     Parameters
     ----------
-    sock : socket.socket
+    sock : protocol.Socket
         This worker's end of a socket pair.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: protocol.Socket) -> None:
         self._sock = sock
         self._lock = threading.Lock()
         self._number = 0
@@ -141,7 +140,7 @@ def _become_worker(
     )
     from pyray import session
 
-    node = NodeLink(socket.socket(fileno=link))
+    node = NodeLink(protocol.Socket(fileno=link))
     session.become_worker(node, config)
     interrupts.set_children(lambda task: node.call("cancel_children", task))
     running.set_worker_callbacks(load_function, make_error, before_shaped_task)
