@@ -42,6 +42,7 @@ HEAP_FULL = <uint64_t>0xFFFFFFFFFFFFFFFF
 # call.  When the arena is full all are looked at.
 cdef enum:
     SEARCH_UNITS = 8
+    NEAR = 4096             # units looked at from where others have freed some: 2 us
     RECENT = 8
 
 cdef struct SlabClass:
@@ -156,6 +157,38 @@ cdef uint64_t find_run(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
     return HEAP_FULL
 
 
+cdef uint64_t find_freed(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
+    """First fit among what others have freed before the cursor, or HEAP_FULL.
+
+    Without it the cursor of a process whose blocks others free would go on into memory that nobody
+    has touched, until it has taken all of the store's.
+    """
+    cdef uint64_t low = at_load64(&c.head.freed_low)
+    cdef uint64_t at = low, run = 0, start = low, free_ = HEAP_FULL, conflict = 0
+    cdef uint64_t end = low + NEAR if low + NEAR < c.head.n_units else c.head.n_units
+    if low >= _cursor:
+        return HEAP_FULL
+    while at < end:
+        if at_load_relaxed32(&c.units[at]) == 0:
+            if free_ == HEAP_FULL:
+                free_ = at
+            if run == 0:
+                start = at
+            run += 1
+            if run == n:
+                if claim_run(c, start, n, word, &conflict):
+                    at_cas64(&c.head.freed_low, low, start + n if start == free_ else free_)
+                    return start
+                at = conflict
+                run = 0
+        else:
+            run = 0
+        at += 1
+    if free_ == HEAP_FULL:
+        at_cas64(&c.head.freed_low, low, end)
+    return HEAP_FULL
+
+
 cdef uint64_t alloc_units(Ctx *c, uint64_t n, uint32_t kind) noexcept nogil:
     cdef uint32_t word = tag(c, kind)
     cdef uint64_t first, conflict = 0
@@ -169,7 +202,9 @@ cdef uint64_t alloc_units(Ctx *c, uint64_t n, uint32_t kind) noexcept nogil:
                 at_add64(&c.head.used_units, n)
                 return first
             _recent[i].units = 0
-    first = find_run(c, n, word)
+    first = find_freed(c, n, word)
+    if first == HEAP_FULL:
+        first = find_run(c, n, word)
     if first != HEAP_FULL:
         at_add64(&c.head.used_units, n)
     return first
@@ -183,6 +218,9 @@ cdef void free_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
         _cursor = first     # fill what has been touched before growing into what has not
     for i in range(first, first + n):
         at_store_release32(&c.units[i], 0)
+    i = at_load64(&c.head.freed_low)
+    if first < i:
+        at_cas64(&c.head.freed_low, i, first)
     cdef Recent *r
     for i in range(RECENT):
         r = &_recent[i]

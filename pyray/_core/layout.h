@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 5
+#define PR_LAYOUT_VERSION 6
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -138,6 +138,8 @@ typedef struct {
     uint32_t procs_high __attribute__((aligned(64)));   /* node: highest process slot used + 1 */
     uint64_t used_units __attribute__((aligned(64)));   /* statistics: add/sub by whoever claims */
     uint64_t peak_units;
+    uint64_t freed_low __attribute__((aligned(64)));    /* lowest unit that has been freed and not
+                                                         * been claimed since; a hint of any process */
 } pr_header;
 
 /* Words that decide who runs.  Written by compare-and-swap from any process. */

@@ -167,6 +167,7 @@ cdef extern from "layout.h" nogil:
         uint32_t procs_high
         uint64_t used_units
         uint64_t peak_units
+        uint64_t freed_low
     ctypedef struct pr_dispatch:
         uint32_t searcher
         uint32_t stopping

@@ -321,6 +321,7 @@ cdef int reclaim_memory(uint32_t p) except -1:
                 elif not live[u]:
                     at_store32(&C.units[u], 0)      # claimed, but never made a slab
                     at_add64(&C.head.used_units, <uint64_t>-1)
+            at_store64(&C.head.freed_low, 0)
     finally:
         free(live)
         free(masks)

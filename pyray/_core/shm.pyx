@@ -147,6 +147,7 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     memcpy(&h.nonce, <const char *>root, 8)
     memcpy(h.root_id, <const char *>root + 8, 20)
     h.n_units = n_units
+    h.freed_low = n_units
     h.n_chunks = n_chunks
     h.num_tokens = num_cpus
     h.chunks_used = 1    # slot numbers below 512 never name a record
