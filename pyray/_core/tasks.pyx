@@ -502,8 +502,10 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         if not _held and _on_hold is not None:
             _on_hold()
         _held.append((handle, refs))
-        for oid in refs:
-            _held_bytes += object_at(C, oid.handle).size
+        # Not what is looked into: letting go of that frees nothing, since the views here hold it.
+        if refs is not looks:
+            for oid in refs[:len(refs) - nlooks]:
+                _held_bytes += object_at(C, oid.handle).size
     if ndeps:
         d = deps_of(C, t)
         i = 0
