@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from fault_helpers import used
 from helpers import Gate, wait_until
 
 DTYPES = ["f8", "i4", "?", "f2", "c16", "M8[s]", "U4", "S3", ">f8", "V5", "i4,f8"]
 SHAPES: list[Any] = [(), 0, 5, (0, 3), (2, 0), (1, 1, 1), (2,) * 12, [4, 5]]
-
-
-def used(ray: Any) -> int:
-    total = ray.cluster_resources()["object_store_memory"]
-    return int(total - ray.available_resources().get("object_store_memory", 0))
 
 
 # ---- making them ---------------------------------------------------------------------------------
@@ -105,11 +101,11 @@ REFUSED: list[tuple[Any, type, str]] = [
 
 
 def test_what_cannot_be_made(ray: Any) -> None:
-    before = used(ray)
+    before = used()
     for make, error, words in REFUSED:
         with pytest.raises(error, match=words):
             make(ray.shared)
-    assert used(ray) <= before + 65536
+    assert used() <= before + 65536
 
 
 def test_the_first_one_begins_a_session() -> None:
@@ -151,17 +147,17 @@ def test_a_subclass_is_refused(ray: Any) -> None:
 
 
 def test_views_go_and_the_memory_with_the_last(ray: Any) -> None:
-    before = used(ray)
+    before = used()
     a = ray.shared.zeros(1_000_000)
     part = a[10:20]
     plain = np.asarray(part)
     inner = memoryview(plain)
     del a, part, plain
     gc.collect()
-    assert used(ray) - before >= 8_000_000
+    assert used() - before >= 8_000_000
     assert inner[0] == 0.0
     del inner
-    assert used(ray) - before < 1_000_000
+    assert used() - before < 1_000_000
 
 
 # ---- passing them --------------------------------------------------------------------------------
@@ -312,13 +308,13 @@ def test_it_outlives_its_maker_where_a_task_has_it(ray: Any, gate: Gate) -> None
 
     a = ray.shared.zeros(100_000)
     ref = late.remote(a[:10], gate)
-    before = used(ray)
+    before = used()
     del a
     gc.collect()
-    assert used(ray) >= before
+    assert used() >= before
     gate.open()
     assert ray.get(ref) == 10
-    wait_until(lambda: used(ray) < before, what="the array's end")
+    wait_until(lambda: used() < before, what="the array's end")
 
 
 def test_a_thousand_views_are_not_copied(ray: Any) -> None:
@@ -328,9 +324,9 @@ def test_a_thousand_views_are_not_copied(ray: Any) -> None:
 
     a = ray.shared.zeros((1000, 100_000), "u1")
     a[:] = 0
-    before = used(ray)
+    before = used()
     refs = [mark.remote(a[i], i % 251) for i in range(1000)]
-    assert used(ray) - before < 1_000_000
+    assert used() - before < 1_000_000
     ray.get(refs)
     assert a[:, 0].tolist() == [i % 251 for i in range(1000)]
 
@@ -382,11 +378,11 @@ def test_sealing_makes_an_object_of_it(ray: Any) -> None:
 
 def test_sealing_copies_nothing(ray: Any) -> None:
     a = ray.shared.full(10_000_000, 1, "u1")
-    before = used(ray)
+    before = used()
     ref = ray.put(a)
-    assert used(ray) == before
+    assert used() == before
     value = ray.get(ref)
-    assert used(ray) == before
+    assert used() == before
     assert value.sum() == 10_000_000
 
 
@@ -562,17 +558,17 @@ def test_a_task_returns_what_it_has_made_without_a_copy(ray: Any) -> None:
     def total(value: Any) -> float:
         return float(value.sum())
 
-    before = used(ray)
+    before = used()
     ref = make.remote(1_000_000)
     value = ray.get(ref)
-    assert 8_000_000 <= used(ray) - before < 9_000_000
+    assert 8_000_000 <= used() - before < 9_000_000
     assert type(value) is np.ndarray
     assert not value.flags.writeable
     assert value[-1] == 1_999_998
     assert ray.get(total.remote(ref)) == value.sum()
     assert len(ray.arrow_stream(ref)) > 8_000_000
     del ref, value
-    wait_until(lambda: used(ray) - before < 1_000_000, what="the array's end")
+    wait_until(lambda: used() - before < 1_000_000, what="the array's end")
 
 
 def test_several_returns_generators_and_actors(ray: Any) -> None:
@@ -649,9 +645,9 @@ def test_objects_hold_copies_of_what_is_open_and_refer_to_what_is_sealed(ray: An
     assert not value["object"].view.any()
     assert type(value["object"].view) is np.ndarray
     a.seal()
-    before = used(ray)
+    before = used()
     refs = [ray.put([a]), ray.put({"in": Holder(a)})]
-    assert used(ray) - before < 100_000
+    assert used() - before < 100_000
     assert ray.get(refs[0])[0].all()
     assert ray.get(refs[1])["in"].view.all()
     del a

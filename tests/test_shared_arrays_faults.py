@@ -11,18 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fault_helpers import used
 from helpers import Gate, Tally, wait_until
 
 N = 1_000_000
 
 
-def used(ray: Any) -> int:
-    total = ray.cluster_resources()["object_store_memory"]
-    return int(total - ray.available_resources().get("object_store_memory", 0))
-
-
 def goes(ray: Any, below: int) -> None:
-    wait_until(lambda: used(ray) < below, what=f"the store to have less than {below} bytes in use")
+    wait_until(lambda: used() < below, what=f"the store to have less than {below} bytes in use")
 
 
 def test_a_killed_writer_leaves_it_as_it_is(ray: Any) -> None:
@@ -31,7 +27,7 @@ def test_a_killed_writer_leaves_it_as_it_is(ray: Any) -> None:
         view[: len(view) // 2] = 1
         os.kill(os.getpid(), signal.SIGKILL)
 
-    before = used(ray)
+    before = used()
     a = ray.shared.zeros(N)
     with pytest.raises(ray.exceptions.WorkerCrashedError, match="half"):
         ray.get(half.remote(a))
@@ -81,7 +77,7 @@ def test_it_outlives_the_worker_that_made_it(ray: Any) -> None:
         ray.get(keeper.keep.remote(a))
         os._exit(1)
 
-    before = used(ray)
+    before = used()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(maker.remote(keeper))
     # Its memory is not given to others, though the process that claimed it is gone.
@@ -108,7 +104,7 @@ def test_makers_that_die_leave_nothing(ray: Any) -> None:
             arrays[0].seal(timeout=10)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    before = used(ray)
+    before = used()
     refs = [maker.remote(i) for i in range(12)]
     for ref in refs:
         with pytest.raises(ray.exceptions.WorkerCrashedError):
@@ -133,7 +129,7 @@ def test_a_queued_writer_of_a_dead_task_does_not_run(ray: Any, tally: Tally, gat
         gate.open()
         os._exit(1)
 
-    before = used(ray)
+    before = used()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(maker.remote(gate, tally))
     goes(ray, before + 200_000)
@@ -171,7 +167,7 @@ def test_a_storm(ray: Any) -> None:
         return a
 
     rng = random.Random(5)
-    before = used(ray)
+    before = used()
     end = time.monotonic() + 60
     kills = rounds = 0
     while time.monotonic() < end:

@@ -13,6 +13,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
+from pyray._core.arena cimport in_arena
 from pyray._core.arrow_format cimport *
 from pyray._core.arrow_layout cimport Blob, Job, Segment, draft_finish, draft_free, draft_write
 from pyray._core.arrow_numpy cimport (
@@ -369,7 +370,7 @@ cdef class Encoded:
         cdef int axis
         array_info(array, &info)
         if (_shared.find != NULL
-                and (PYRAY_TYPE(array) == _shared.kind or _shared.low <= info.data <= _shared.high)
+                and (PYRAY_TYPE(array) == _shared.kind or in_arena(info.data))
                 and _shared.find(array, self.by_reference, &view)):
             self.contained.append(<object> view.oid)
             Py_XDECREF(view.oid)
@@ -425,7 +426,7 @@ cdef class Encoded:
         cdef ArrayInfo info
         cdef View view
         array_info(array, &info)
-        if (_shared.find != NULL and _shared.low <= info.data <= _shared.high
+        if (_shared.find != NULL and in_arena(info.data)
                 and _shared.find(array, True, &view)):
             Py_XDECREF(view.oid)
             if view.writable:

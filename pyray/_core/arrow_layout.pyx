@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 from pyray._core.arrow_format cimport *
 from pyray._core.arrow_numpy cimport ArrayInfo, array_copy_to, array_info
 from pyray._core.arrow_vec cimport vec_free
-from pyray._core.by_reference cimport arena, pyray_arena
+from pyray._core.arena cimport arena, pyray_arena
 
 cdef extern from "bulkcopy.h" nogil:
     void pyray_bulk_copy(const pyray_arena* arena, void* dst, const void* src, size_t n)

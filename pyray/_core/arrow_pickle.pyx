@@ -11,6 +11,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from pyray._core.arena cimport in_arena
 from pyray._core.arrow_block cimport Block
 from pyray._core.arrow_numpy cimport ArrayInfo, array_info, numpy_types, raw_dtype
 from pyray._core.by_reference cimport Shared, View, is_shared, restore_view, shared
@@ -373,7 +374,7 @@ cdef object _reduce_array(PickleState state, object obj):
     cdef ArrayInfo info
     cdef View view
     array_info(<PyObject*> obj, &info)
-    if is_shared(obj) or (_shared.find != NULL and _shared.low <= info.data <= _shared.high):
+    if is_shared(obj) or (_shared.find != NULL and in_arena(info.data)):
         if _shared.find(<PyObject*> obj, state.by_reference, &view):
             ref = <object> view.oid     # is met again, and counted, when this is pickled
             Py_DECREF(view.oid)

@@ -1,23 +1,7 @@
 # Shared arrays as the serializer sees them. It stands below the store: the runtime joins in here.
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-
-cdef extern from "arena.h" nogil:
-    enum:
-        PAGES_UNKNOWN
-        PAGES_MAPPED
-        PAGES_NEW
-    ctypedef struct pyray_arena:
-        char* low
-        char* high
-        uint64_t at
-        int fd
-        uint64_t device
-        uint64_t inode
-        uint8_t* pages
-        uint32_t* filler
-        uint32_t self
+from libc.stdint cimport int64_t, uint64_t
 
 
 # Where an array lies that is part of a shared one.
@@ -30,10 +14,6 @@ cdef struct View:
 cdef struct Shared:
     PyObject* kind          # the class SharedArray; NULL until this process has met one
     Py_ssize_t regions      # shared arrays that this process has views of
-    PyObject* loader        # called when there is one: adds what is written in Python
-    # The payload of the session, mapped writable: only what lies in there is looked at closely.
-    const char* low
-    const char* high
     # Say where an array lies; 0 if it is to be copied.  By reference goes any part of an array that
     # is still written to; into objects, only the whole of a sealed one.
     int (*find)(PyObject* array, bint by_reference, View* found) except -1
@@ -49,9 +29,8 @@ cdef extern from "Python.h":
     PyObject* PYRAY_CLASS "(PyObject *)Py_TYPE"(object) noexcept
 
 cdef Shared* shared() noexcept
-
-# Where large values are copied to with knowledge of the pages there.
-cdef pyray_arena* arena() noexcept nogil
+# The class is there: add what is written in Python.
+cdef int add_methods() except -1
 
 cdef inline bint is_shared(object value) noexcept:
     return PYRAY_CLASS(value) == shared().kind

@@ -5,24 +5,17 @@ The module that knows them, `shared_arrays`, is loaded by whoever makes the firs
 one: a program that has none does not pay for it.
 """
 
-from libc.string cimport memset
+from pyray._core.arena cimport arena
 
 from pyray._core.serial_errors import CorruptObjectError
 
 cdef Shared _shared
 _shared.kind = NULL
 _shared.regions = 0
-_shared.loader = NULL
-_shared.low = NULL
-_shared.high = NULL
 _shared.find = NULL
 _shared.restore = NULL
 _shared.seal = NULL
 _shared.finish = NULL
-
-cdef pyray_arena _arena
-memset(&_arena, 0, sizeof(_arena))
-
 
 cdef object _loader = None
 
@@ -31,15 +24,16 @@ def set_loader(loader):
     """Have `loader()` called once the class SharedArray is there, to add its methods."""
     global _loader
     _loader = loader
-    _shared.loader = <PyObject*>loader
+
+
+cdef int add_methods() except -1:
+    if _loader is not None:
+        _loader()
+    return 0
 
 
 cdef Shared* shared() noexcept:
     return &_shared
-
-
-cdef pyray_arena* arena() noexcept nogil:
-    return &_arena
 
 
 cdef object restore_view(uint64_t handle, object oid, object dtype, int64_t at, int ndim,
@@ -47,6 +41,6 @@ cdef object restore_view(uint64_t handle, object oid, object dtype, int64_t at, 
                          bint copy):
     if _shared.restore == NULL:
         __import__("pyray._core.shared_arrays")
-    if _shared.low == NULL:
+    if arena().low == NULL:
         raise CorruptObjectError("a shared array, outside of any session")
     return _shared.restore(handle, oid, dtype, at, ndim, dims, strides, writable, copy)

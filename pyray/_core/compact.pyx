@@ -14,6 +14,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from pyray._core.arena cimport in_arena
 from pyray._core.arrow_numpy cimport (
     ArrayInfo, NumpyTypes, array_info, element_dtype, numpy_types,
 )
@@ -171,7 +172,7 @@ cdef char* _put_shared(PyObject* array, char* at, char* end) noexcept:
     cdef bint in_order
     cdef Py_ssize_t n
     array_info(array, &info)
-    if info.element < 0 or not _shared.low <= info.data <= _shared.high:
+    if info.element < 0 or not in_arena(info.data):
         return NULL
     in_order = not info.fortran and not info.scattered
     n = 8 * info.ndim

@@ -19,7 +19,7 @@ from libc.string cimport memset
 from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
 )
-from pyray._core.by_reference cimport PAGES_NEW, PAGES_UNKNOWN, arena, pyray_arena
+from pyray._core.arena cimport PAGES_NEW, PAGES_UNKNOWN, arena, pyray_arena
 from pyray._core.layout cimport *
 from pyray._core.shm cimport Ctx
 

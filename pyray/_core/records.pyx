@@ -10,7 +10,7 @@ that needs one.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
-from pyray._core.by_reference cimport arena, pyray_arena
+from pyray._core.arena cimport arena, pyray_arena
 from pyray._core.layout cimport *
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, object_at, task_at
 

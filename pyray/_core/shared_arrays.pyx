@@ -15,17 +15,16 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.arrow_encode cimport Encoded, encode_frame
 from pyray._core.arrow_numpy cimport dtype_description, numpy_load
-from pyray._core.by_reference cimport Shared, View, shared
+from pyray._core.by_reference cimport Shared, View, add_methods, shared
 from pyray._core.heap cimport heap_free
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, open_object, seal_open
 from pyray._core.private_copy cimport PrivateCopy, private_copy
-from pyray._core.records cimport object_recycle
 from pyray._core.serializer cimport decode
 from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
 from pyray._core.store cimport (
-    PUT_INDEX, ObjectID, Pin, alloc, borrow_for_view, check_id, check_session, id_in_record,
-    name_record, new_id, new_record, pin,
+    PUT_INDEX, ObjectID, Pin, alloc, borrow_for_view, check_id, check_session, discard_record,
+    id_in_record, name_record, new_id, new_record, pin,
 )
 from pyray._core.tasks cimport TaskContext, base, here
 
@@ -184,8 +183,7 @@ def array_class():
             b"An ndarray in shared memory: tasks that get it, or a part of it, write to the same\n"
             b"elements.  Made by `pyray.shared.empty`, `zeros`, `full` and `empty_like`.")
         _shared.kind = <PyObject*>_kind
-        if _shared.loader != NULL:
-            (<object>_shared.loader)()
+        add_methods()
     return _kind
 
 
@@ -199,7 +197,6 @@ cdef object new_flat(uint64_t handle, object holder):
     cdef npy_intp n = <npy_intp>body.nbytes
     if body.start > o.size or body.nbytes > o.size - body.start:
         raise CorruptObjectError("a shared array's elements lie outside of it")
-    array_class()
     r.handle = handle
     r.epoch = C.epoch
     r.holder = holder
@@ -286,8 +283,7 @@ def create(dtype, tuple shape, bint fortran, bint zero):
             heap_free(C, off, frame.nbytes)
             raise
     except BaseException:
-        at_store64(&o.state, (at_load64(&o.state) & ~<uint64_t>0xFF) | OBJ_FREEING)
-        object_recycle(C, handle)
+        discard_record(handle)
         raise
     finally:
         C.inflight -= 1
@@ -418,6 +414,11 @@ cdef bint is_whole(Region r, object array):
                                    zip(array.shape, array.strides, full.strides)])
 
 
+cdef object session_over():
+    return SessionError("this shared array belongs to a session that has been shut down; "
+                        "numpy.array(a) copies it")
+
+
 cdef int find(PyObject* array, bint by_reference, View* found) except -1:
     cdef Region r = region_of(array)
     if r is None:
@@ -425,8 +426,7 @@ cdef int find(PyObject* array, bint by_reference, View* found) except -1:
     if r.epoch != C.epoch or not C.attached:
         if not by_reference:
             return 0
-        raise SessionError("this shared array belongs to a session that has been shut down; "
-                           "numpy.array(a) copies it")
+        raise session_over()
     if not by_reference:
         if not r.sealed or not is_whole(r, <object>array):
             return 0
@@ -498,8 +498,7 @@ def try_seal(array):
     if r is None:
         raise TypeError("this array is no part of a shared one")
     if r.epoch != C.epoch or not C.attached:
-        raise SessionError("this shared array belongs to a session that has been shut down; "
-                           "numpy.array(a) copies it")
+        raise session_over()
     check_session()
     check_id(r.id())
     if not is_whole(r, array):

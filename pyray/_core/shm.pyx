@@ -12,7 +12,7 @@ from posix.mman cimport (
     MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
 )
 from posix.unistd cimport close, ftruncate
-from pyray._core.by_reference cimport arena, pyray_arena, shared
+from pyray._core.arena cimport arena, pyray_arena
 from pyray._core.layout cimport *
 
 import os
@@ -224,8 +224,6 @@ def attach(int fd, uint32_t slot):
     _ctx.slabs = <pr_slab *>(b + h.off_slabs)
     _ctx.payload = b + h.off_payload
     _ctx.readonly = _mapping.readonly_base
-    shared().low = _ctx.payload
-    shared().high = _ctx.payload + h.n_units * PR_UNIT
     stat = os.fstat(fd)
     cdef pyray_arena *a = arena()
     a.low = _ctx.payload
@@ -257,7 +255,6 @@ def detach():
     _ctx.attached = False
     _ctx.broken = False
     _ctx.base = NULL
-    shared().low = shared().high = NULL
     arena().low = arena().high = NULL
     _mapping = None
 

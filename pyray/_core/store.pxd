@@ -34,6 +34,7 @@ cdef inline void name_record(pr_object *o, uint64_t handle, bytes parent, uint64
 cdef int check_session() except -1
 cdef int check_id(ObjectID oid) except -1
 cdef uint64_t new_record() except 0
+cdef void discard_record(uint64_t handle) noexcept nogil
 # `zero`: filled with zeros.
 cdef uint64_t alloc(uint64_t size, bint zero=*) except? 0xFFFFFFFFFFFFFFFF
 # Whose value store_value writes: an object of this process's own, a task's last result (it looks

@@ -493,6 +493,13 @@ cdef uint64_t new_record() except 0:
     return handle
 
 
+cdef void discard_record(uint64_t handle) noexcept nogil:
+    """Give back a record that came to nothing: nobody else knows of it."""
+    cdef pr_object *o = object_at(C, handle)
+    at_store64(&o.state, (at_load64(&o.state) & ~<uint64_t>0xFF) | OBJ_FREEING)
+    object_recycle(C, handle)
+
+
 cdef uint64_t alloc(uint64_t size, bint zero=False) except? 0xFFFFFFFFFFFFFFFF:
     """Room for a payload; asks everybody to let go of what is held for nothing before it fails."""
     cdef uint64_t off = heap_alloc(C, size)
@@ -782,9 +789,7 @@ cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent
     try:
         store_value(handle, value, flags, OWN, root, by_reference)
     except BaseException:
-        at_store64(&object_at(C, handle).state,
-                   (at_load64(&object_at(C, handle).state) & ~<uint64_t>0xFF) | OBJ_FREEING)
-        object_recycle(C, handle)
+        discard_record(handle)
         raise
     return new_id(handle, parent, counter, index)
 
