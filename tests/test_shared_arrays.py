@@ -331,6 +331,34 @@ def test_a_thousand_views_are_not_copied(ray: Any) -> None:
     assert a[:, 0].tolist() == [i % 251 for i in range(1000)]
 
 
+def test_what_a_worker_has_looked_into_it_does_not_keep(ray1: Any) -> None:
+    """A worker remembers the arrays that it had last; only that, and other arrays come to lie there."""
+
+    @ray1.remote
+    def double(view: Any) -> int:
+        view *= 2
+        again = np.lib.stride_tricks.as_strided(view, view.shape, view.strides)
+        assert np.shares_memory(view, again)
+        return os.getpid()
+
+    @ray1.remote
+    def total(array: Any) -> float:
+        return float(array.sum())
+
+    before = used()
+    for step in range(1, 6):
+        arrays = [ray1.shared.full(100_000, i * step, "f8") for i in range(6)]
+        assert len({*ray1.get([double.remote(a[i:]) for a in arrays for i in range(2)])}) == 1
+        refs = [a.seal(timeout=0) for a in arrays[::2]]
+        assert [a[0] for a in arrays] == [2 * i * step for i in range(6)]
+        # Sealed, they come as plain read-only arrays, to a worker that has had them open.
+        assert ray1.get([total.remote(ref) for ref in refs]) == [
+            (4 * 100_000 - 2) * i * step for i in (0, 2, 4)
+        ]
+        del arrays, refs
+        wait_until(lambda: used() - before < 100_000, 10, "the arrays' memory to come back")
+
+
 def test_from_many_threads(ray: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -24,6 +24,8 @@ cdef struct Shared:
     # The same array, sealed if the running task has made it, after the first `since` of what it
     # submitted and put: before it is a result.
     object (*finish)(object array, uint64_t since)
+    # The session ends: what is kept for the next view is let go of.
+    void (*forget)() noexcept
 
 cdef extern from "Python.h":
     PyObject* PYRAY_CLASS "(PyObject *)Py_TYPE"(object) noexcept

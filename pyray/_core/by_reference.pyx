@@ -16,6 +16,7 @@ _shared.find = NULL
 _shared.restore = NULL
 _shared.seal = NULL
 _shared.finish = NULL
+_shared.forget = NULL
 
 cdef object _loader = None
 

@@ -12,6 +12,7 @@ so `flat` has as many references as there are views of either sort, and the trac
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from pyray._core.arrow_encode cimport Encoded, encode_frame
 from pyray._core.arrow_numpy cimport dtype_description, numpy_load
@@ -23,7 +24,7 @@ from pyray._core.private_copy cimport PrivateCopy, private_copy
 from pyray._core.serializer cimport decode
 from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
 from pyray._core.store cimport (
-    PUT_INDEX, ObjectID, Pin, alloc, borrow_for_view, check_id, check_session, discard_record,
+    PUT_INDEX, ObjectID, Pin, ViewHold, alloc, borrow_for_view, check_id, check_session, discard_record,
     id_in_record, name_record, new_id, new_record, pin,
 )
 from pyray._core.tasks cimport TaskContext, base, here
@@ -68,12 +69,14 @@ cdef extern from "shared_type.h":
     int PyArray_SetBaseObject(CArray*, PyObject*) except -1
     int NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_UBYTE
     void Py_INCREF(PyObject*) noexcept
+    void Py_DECREF(PyObject*) noexcept
     Py_ssize_t Py_REFCNT(PyObject*) noexcept
 
 cdef enum:
     # From here on the elements begin with a page.
     PAGED = 65536
     ALIGN = 64
+    SPARES = 4
 
 cdef Ctx *C = get_ctx()
 cdef Shared* _shared = shared()
@@ -81,6 +84,12 @@ cdef Shared* _shared = shared()
 cdef object _kind = None
 # Handle -> address of this process's Region.
 cdef dict _regions = {}
+# Bases of views that tasks were sent last, kept although nobody may look into them for now: one of
+# the next task's arguments is likely to be of the same array.  While it rests its Region holds
+# nothing, so the array can be sealed or freed as if it were not there.
+cdef PyObject* _spare[SPARES]
+cdef uint32_t _spare_next = 0
+memset(_spare, 0, sizeof(_spare))
 # The region that a view is being made of which has no base yet.
 cdef PyObject* _making = NULL
 # (array) -> ObjectID, or an error that says what stands in the way; see set_sealer.
@@ -94,6 +103,7 @@ cdef class Region:
     cdef uint64_t handle
     cdef uint32_t epoch
     cdef bint sealed
+    cdef bint spare             # among the spares
     cdef object holder          # an ObjectID, or a ViewHold: what keeps the object alive
     cdef Mapping mapping        # and the memory, after the session's end too
     cdef char* low              # its elements, in the writable mapping
@@ -167,6 +177,75 @@ cdef void leave(PyObject* array) noexcept:
         PR_VIEW(view.next).previous = view.previous
     r.n_views -= 1
     view.region = NULL
+    if r.n_views == 0 and r.spare:
+        put_to_rest(r)
+
+
+cdef bint resting(Region r) noexcept:
+    return r.spare and type(r.holder) is ViewHold and (<ViewHold>r.holder).resting
+
+
+cdef int keep_spare(Region r) except -1:
+    """Keep what views are made of beyond the last of them."""
+    global _spare_next
+    cdef PyObject* old = _spare[_spare_next]
+    if old != NULL and not resting(<Region>pr_base(old)):
+        return 0                # in use: the next one's turn, next time
+    Py_INCREF(r.flat)
+    r.spare = True
+    _spare[_spare_next] = r.flat
+    _spare_next = (_spare_next + 1) % SPARES
+    if old != NULL:
+        (<Region>pr_base(old)).spare = False
+        Py_DECREF(old)
+    return 0
+
+
+cdef void drop_spare(Region r) noexcept:
+    cdef int i
+    for i in range(SPARES):
+        if _spare[i] == r.flat:
+            _spare[i] = NULL
+            r.spare = False
+            Py_DECREF(r.flat)
+            return
+
+
+cdef void put_to_rest(Region r) noexcept:
+    """The last view that is known of is going, and has its base still."""
+    if (Py_REFCNT(r.flat) > 2 or r.lent or r.sealed or type(r.holder) is not ViewHold
+            or Py_REFCNT(<PyObject*>r.holder) > 1 or r.epoch != C.epoch):
+        drop_spare(r)
+    else:
+        (<ViewHold>r.holder).rest()
+
+
+cdef Region wake_spare(uint64_t handle):
+    """The Region of an array that this process has looked into lately, holding it again; or None."""
+    cdef Region r
+    cdef int i
+    for i in range(SPARES):
+        if _spare[i] == NULL:
+            continue
+        r = <Region>pr_base(_spare[i])
+        if r.handle == handle and r.epoch == C.epoch:
+            if not resting(r):
+                return r
+            if (<ViewHold>r.holder).wake():
+                # Held before it is looked at: what is open now, nobody else can seal.
+                if (at_load64(&object_at(C, handle).state) & 0xFF) == OBJ_OPEN:
+                    return r
+                (<ViewHold>r.holder).rest()
+            drop_spare(r)
+            return None
+    return None
+
+
+cdef void forget() noexcept:
+    cdef int i
+    for i in range(SPARES):
+        if _spare[i] != NULL:
+            drop_spare(<Region>pr_base(_spare[i]))
 
 
 cdef void lend(PyObject* array, int change) noexcept:
@@ -306,6 +385,7 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
     read-only mapping from the seal on."""
     cdef pr_object *o
     cdef object known, flat
+    cdef Region r = None
     cdef Py_ssize_t item
     cdef int64_t first = at, last = at
     cdef bint none = False
@@ -339,11 +419,14 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
         last += at
     if first < 0 or last < 0 or <uint64_t>last > o.size:
         raise CorruptObjectError("a part of a shared array lies outside of it")
-    known = _regions.get(handle)
-    if known is not None and (<Region><PyObject*><size_t>known).epoch != C.epoch:
-        known = None        # handles are used again by later sessions
-    if known is not None and not (<Region><PyObject*><size_t>known).sealed:
-        flat = <object>(<Region><PyObject*><size_t>known).flat
+    r = wake_spare(handle)
+    if r is None:
+        known = _regions.get(handle)
+        if known is not None:
+            r = <Region><PyObject*><size_t>known
+    # Handles are used again by later sessions.
+    if r is not None and r.epoch == C.epoch and not r.sealed:
+        flat = <object>r.flat
     else:
         # Held before it is looked at: what is open now, nobody else can seal.
         if oid is None:
@@ -351,8 +434,16 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
         if (at_load64(&o.state) & 0xFF) != OBJ_OPEN:
             return sealed_view(handle, oid, dtype, at, ndim, dims, strides, copy)
         flat = new_flat(handle, oid)
-    return new_view(<PyObject*>flat, dtype, ndim, dims, strides, C.payload + o.off + at,
-                    NPY_ARRAY_WRITEABLE if writable else 0)
+        if type(oid) is ViewHold:
+            keep_spare(<Region>pr_base(<PyObject*>flat))
+    try:
+        return new_view(<PyObject*>flat, dtype, ndim, dims, strides, C.payload + o.off + at,
+                        NPY_ARRAY_WRITEABLE if writable else 0)
+    except BaseException:
+        r = <Region>pr_base(<PyObject*>flat)
+        if r.n_views == 0 and r.spare:
+            put_to_rest(r)
+        raise
 
 
 cdef object sealed_view(uint64_t handle, object holder, object dtype, int64_t at, int ndim,
@@ -390,7 +481,7 @@ cdef Region region_of(PyObject* array):
         # Made of an address (as_strided does that): the base leads nowhere.
         for address in _regions.values():
             found = <PyObject*><size_t>address
-            if (<Region>found).low <= data < (<Region>found).high:
+            if (<Region>found).low <= data < (<Region>found).high and not resting(<Region>found):
                 break
         else:
             return None
@@ -510,7 +601,7 @@ def try_seal(array):
     # First, since it may run code of anybody's.
     if Py_REFCNT(<PyObject*>r.holder) > 1:
         sweep()
-    plain = Py_REFCNT(r.flat) - r.n_views
+    plain = Py_REFCNT(r.flat) - r.n_views - r.spare
     if plain or r.lent:
         what = []
         if plain:
@@ -544,3 +635,4 @@ _shared.find = find
 _shared.restore = restore
 _shared.seal = seal_for_put
 _shared.finish = finish
+_shared.forget = forget

@@ -68,6 +68,13 @@ cdef bint has_duties()
 
 cdef Pin pin(object oid)
 
+cdef class ViewHold:
+    cdef uint64_t handle
+    cdef uint32_t epoch
+    cdef bint resting           # holds nothing for now
+    cdef void rest(self)
+    cdef bint wake(self)
+
 cdef class Pin:
     cdef object mapping
     cdef object oid

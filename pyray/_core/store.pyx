@@ -171,7 +171,7 @@ cdef class ObjectID:
             return
         if self.escaped:
             _interned.pop(self.handle, None)
-            if self.handle not in _view_holds:      # views share the bit
+            if not (_view_holds and views_hold(self.handle)):       # they share the bit
                 unhold(C, self.handle)
         else:
             # An id that never left this process: nobody else can have asked for the error.
@@ -752,7 +752,9 @@ cdef object borrow_for_view(uint64_t handle):
     cdef ViewHold v = ViewHold.__new__(ViewHold)
     address = _view_holds.get(handle)
     if address is not None:
-        return <object><PyObject *><size_t>address
+        if not (<ViewHold><PyObject *><size_t>address).resting:
+            return <object><PyObject *><size_t>address
+        # Whoever keeps that one would keep the object: it is replaced.
     if not hold(C, handle):
         raise ObjectLostError("an argument's object is gone: the process that owned it died")
     v.handle = handle
@@ -764,9 +766,11 @@ cdef object borrow_for_view(uint64_t handle):
 @cython.no_gc
 @cython.final
 cdef class ViewHold:
-    """This process's hold on an object that it sees only through views."""
-    cdef uint64_t handle
-    cdef uint32_t epoch
+    """This process's hold on an object that it sees only through views.
+
+    It can rest, and then holds nothing: who is likely to look into the object again soon, as a
+    worker that gets one row of an array after the other, keeps it for that.
+    """
 
     def __cinit__(self):
         PR_LIVE(_live_holds, 1)
@@ -775,10 +779,34 @@ cdef class ViewHold:
         PR_LIVE(_live_holds, -1)
         if self.epoch != C.epoch or not C.attached or C.forked or self.handle == 0:
             return
-        _view_holds.pop(self.handle, None)
+        if _view_holds.get(self.handle) == <size_t><PyObject *>self:
+            del _view_holds[self.handle]
+        if not self.resting:
+            self.rest()
+
+    cdef void rest(self):
+        self.resting = True
+        if self.epoch != C.epoch or not C.attached or C.forked:
+            return
         # An id that came in since shares the bit; the last of the two clears it.
         if self.handle not in _interned:
             unhold(C, self.handle)
+
+    cdef bint wake(self):
+        """Hold it again; False if it is gone, or another one is in use."""
+        if self.epoch != C.epoch or not C.attached or C.forked:
+            return False
+        if _view_holds.get(self.handle) != <size_t><PyObject *>self:
+            return False
+        if self.handle not in _interned and not hold(C, self.handle):
+            return False
+        self.resting = False
+        return True
+
+
+cdef bint views_hold(uint64_t handle):
+    cdef object address = _view_holds.get(handle)
+    return address is not None and not (<ViewHold><PyObject *><size_t>address).resting
 
 
 cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent, uint64_t counter,
@@ -848,6 +876,8 @@ def object_address(ObjectID oid):
 
 
 cdef void store_reset():
+    if shared().forget != NULL:
+        shared().forget()
     _interned.clear()
     _view_holds.clear()
     _contained.clear()
