@@ -332,7 +332,7 @@ def test_a_thousand_views_are_not_copied(ray: Any) -> None:
 
 
 def test_what_a_worker_has_looked_into_it_does_not_keep(ray1: Any) -> None:
-    """A worker remembers the arrays that it had last; only that, and other arrays come to lie there."""
+    """It remembers the arrays that it had last, and no more than that: others come to lie there."""
 
     @ray1.remote
     def double(view: Any) -> int:

@@ -24,8 +24,8 @@ from pyray._core.private_copy cimport PrivateCopy, private_copy
 from pyray._core.serializer cimport decode
 from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
 from pyray._core.store cimport (
-    PUT_INDEX, ObjectID, Pin, ViewHold, alloc, borrow_for_view, check_id, check_session, discard_record,
-    id_in_record, name_record, new_id, new_record, pin,
+    PUT_INDEX, ObjectID, Pin, ViewHold, alloc, borrow_for_view, check_id, check_session,
+    discard_record, id_in_record, name_record, new_id, new_record, pin,
 )
 from pyray._core.tasks cimport TaskContext, base, here
 
@@ -221,7 +221,7 @@ cdef void put_to_rest(Region r) noexcept:
 
 
 cdef Region wake_spare(uint64_t handle):
-    """The Region of an array that this process has looked into lately, holding it again; or None."""
+    """The Region of an array that this process has looked into lately, which it holds again."""
     cdef Region r
     cdef int i
     for i in range(SPARES):

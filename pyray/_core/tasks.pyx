@@ -45,8 +45,7 @@ cdef enum:
 RETRY_EXCEPTIONS = TASK_F_RETRY_EXC
 WRITABLE = TASK_F_WRITABLE
 
-# [(task handle, what it needs kept alive)]: tasks that hold ids until they are done.
-cdef list _held = []
+cdef list _held = []                # of Held: tasks that hold ids until they are done
 cdef Py_ssize_t _held_limit = 64
 cdef uint32_t _collected = 0        # dispatch.sweep when the garbage was collected for it
 cdef bint _lends = False            # maybe shared arrays among them
@@ -62,6 +61,26 @@ cdef object _variable = None
 cdef list _looks = []
 cdef object _sweep_more = None      # what else is to be swept
 cdef object _on_hold = None         # called when a task comes to hold ids and none did before
+
+
+# ---- what tasks hold -----------------------------------------------------------------------
+
+# Not a tuple: the collector would go through the queued tasks' again and again.
+@cython.no_gc
+@cython.final
+@cython.freelist(512)
+cdef class Held:
+    """A task, and what it needs kept alive: an ObjectID, a list of them and ViewHolds, or None."""
+    cdef uint64_t handle
+    cdef object refs
+
+
+cdef inline int add_held(uint64_t handle, object refs) except -1:
+    cdef Held held = Held.__new__(Held)
+    held.handle = handle
+    held.refs = refs
+    _held.append(held)
+    return 0
 
 
 # ---- who submits ---------------------------------------------------------------------------
@@ -152,8 +171,10 @@ cdef int sweep_held() except -1:
     cdef uint64_t handle
     cdef pr_task *t
     cdef uint64_t s
-    for entry in _held:
-        handle = (<tuple>entry)[0]
+    cdef Held entry
+    for held in _held:
+        entry = <Held>held
+        handle = entry.handle
         t = task_at(C, handle)
         s = at_load64(&t.state)
         if gen_of(s) != gen_in(handle):
@@ -164,11 +185,13 @@ cdef int sweep_held() except -1:
         elif (s & 0xFF) == TASK_CLAIMED and (s >> 48) & 0xFF == NODE:
             # It failed while it waited for arguments, and other tasks hang on its links: its record
             # stays until they are there, but nobody is going to read them.
-            keep.append((handle, None))
+            entry.refs = None
+            keep.append(entry)
         elif _lends and t.nreturns and all_sealed(t):
             # Its worker has what it needs by holds of its own, and is about to say that it is done;
             # whoever wants to seal an array among its arguments is not to wait for our next look.
-            keep.append((handle, None))
+            entry.refs = None
+            keep.append(entry)
         else:
             keep.append(entry)
     _held, keep = keep, _held
@@ -236,8 +259,7 @@ cdef bint holds_arrays():
 
 cdef int hold_for_task(uint64_t handle, list ids) except -1:
     """Keep what a task needs until it is done, and free its record then."""
-    _held.append((handle, ids))
-    return 0
+    return add_held(handle, ids)
 
 
 def tasks_that_hold(ObjectID oid):
@@ -245,11 +267,12 @@ def tasks_that_hold(ObjectID oid):
     alive for: it is among their arguments, or inside of them."""
     cdef dict inside = contained_ids()
     cdef list found = []
-    for handle, refs in _held:
-        for ref in refs or ():
+    for entry in _held:
+        refs = (<Held>entry).refs
+        for ref in [refs] if type(refs) is ObjectID else refs or ():
             parts = inside.get((<ObjectID>ref).handle, ()) if type(ref) is ObjectID else ()
             if ref is oid or oid in parts:
-                found.append(handle)
+                found.append((<Held>entry).handle)
                 break
     return found
 
@@ -501,7 +524,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     if refs is not None:
         if not _held and _on_hold is not None:
             _on_hold()
-        _held.append((handle, refs))
+        add_held(handle, refs[0] if len(refs) == 1 else refs)
         # Not what is looked into: letting go of that frees nothing, since the views here hold it.
         if refs is not looks:
             for oid in refs[:len(refs) - nlooks]:
@@ -523,6 +546,9 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
                 d[i].next = 0
                 d[i].ready = 1
                 i += 1
+            if refs is looks and nlooks == 1:
+                looks.clear()
+                _looks = looks
         at_store64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_WAITING)
         if box is not None and not box_push(C, box.row, box.actor, &box.own, handle):
             take_back(handle, t, ids)
@@ -631,7 +657,7 @@ def unfinished_business(bint calls):
     cdef pr_task *t
     sweep_held()
     for entry in _held:
-        handle = (<tuple>entry)[0]
+        handle = (<Held>entry).handle
         t = task_at(C, handle)
         if calls:
             n += not hopeless(C, t)
