@@ -296,7 +296,6 @@ def _handles_call(size: int) -> float:
     with session():
         actors = [ray.remote(Counter).options(num_cpus=0).remote() for _ in range(ACTORS)]
         copies = [ray.put(actor) for actor in actors]
-        # Each `get` makes a handle of its own.
         handles = [ray.get(copies[i % ACTORS]) for i in range(size)]
 
         def batch() -> None:

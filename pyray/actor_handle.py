@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from pyray import definitions
@@ -232,9 +233,18 @@ def rebuild_handle(ref: ObjectID, actor: int, interface: int, settings: dict[str
     return _rebuild(ref, actor, interface, settings)
 
 
+# Handles that came in, by what keeps their actor alive. Who gets one again has the first, with its
+# methods made: a handle does not change, and a thousand in a list cost what their actors cost.
+_received: weakref.WeakValueDictionary[ObjectID, ActorHandle] = weakref.WeakValueDictionary()
+
+
 def _rebuild(ref: ObjectID, actor: int, number: int, settings: dict[str, Any]) -> ActorHandle:
+    known = _received.get(ref)
+    if known is not None and (known._pyray_number, known._pyray_settings) == (number, settings):
+        return known
     interface = definitions.import_definition(number)
-    return ActorHandle(ref, actor, interface, number, settings)
+    handle = _received[ref] = ActorHandle(ref, actor, interface, number, settings)
+    return handle
 
 
 __all__ = ["ANY_NUMBER", "ActorHandle", "ActorMethod", "actor_id", "rebuild_handle"]

@@ -83,6 +83,18 @@ def test_an_actor_ends_with_its_last_handle(ray, plain):
     await_gone(pid)
 
 
+def test_handles_that_come_in_again_are_one(ray, plain):
+    actor = plain.options(name="one").remote()
+    kept = ray.put([actor])
+    pid = ray.get(actor.pid.remote())
+    (first,), (second,) = ray.get(kept), ray.get(kept)
+    assert first is second is ray.get_actor("one") and first == actor
+    assert ray.get(second.pid.remote()) == pid
+    del actor, first, second, kept
+    gc.collect()
+    await_gone(pid)
+
+
 def test_calls_that_were_made_run_though_no_handle_is_left(ray, plain, tally, gate):
     @ray.remote
     class Writer:

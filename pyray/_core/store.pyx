@@ -789,7 +789,7 @@ cdef class ViewHold:
         if self.epoch != C.epoch or not C.attached or C.forked:
             return
         # An id that came in since shares the bit; the last of the two clears it.
-        if self.handle not in _interned:
+        if not _interned or self.handle not in _interned:
             unhold(C, self.handle)
 
     cdef bint wake(self):
@@ -798,7 +798,7 @@ cdef class ViewHold:
             return False
         if _view_holds.get(self.handle) != <size_t><PyObject *>self:
             return False
-        if self.handle not in _interned and not hold(C, self.handle):
+        if not (_interned and self.handle in _interned) and not hold(C, self.handle):
             return False
         self.resting = False
         return True
