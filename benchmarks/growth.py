@@ -30,7 +30,7 @@ from benchmarks.harness import (
     at_most_times,
     timed,
 )
-from benchmarks.probes import cpu_seconds, smaps
+from benchmarks.probes import cpu_seconds, new_memory_micros, smaps
 from benchmarks.sessions import BATCH, WORKERS, nothing
 from pyray.api import processes
 
@@ -58,10 +58,11 @@ def alone(settings: Settings) -> Iterator[Settings]:
 THEME = Theme("growth", alone)
 
 
-def add(name: str, title: str, sizes: tuple[int, ...]) -> Any:
+def add(name: str, title: str, sizes: tuple[int, ...], new_bytes: int = 0) -> Any:
     """Decorator: a function that takes a size and gives microseconds becomes a benchmark.
 
-    The title ends with what there is a lot of: "a task at a time, workers".
+    The title ends with what there is a lot of: "a task at a time, workers". Where each operation
+    takes up memory that the small case had before, what the kernel takes to make it is said too.
     """
 
     def register(cost: Callable[[int], float]) -> Any:
@@ -77,6 +78,8 @@ def add(name: str, title: str, sizes: tuple[int, ...]) -> Any:
         )
         def _prepare(settings: Settings) -> dict[str, Sample]:
             samples: dict[str, Sample] = {PYRAY: lambda: cost(largest)}
+            if new_bytes:
+                samples[f"making {new_bytes} bytes"] = lambda: new_memory_micros(new_bytes)
             return samples | {at(size): lambda size=size: cost(size) for size in smaller}
 
         return cost
@@ -97,7 +100,9 @@ def curves(results: list[Result]) -> list[dict[str, Any]]:
         if result.benchmark.theme != THEME.name or PYRAY not in medians or len(medians) < 2:
             continue
         title, _, largest = result.title.rpartition(": ")
-        sizes = {int(n[5:].replace(",", "")): v for n, v in medians.items() if n != PYRAY}
+        sizes = {
+            int(n[5:].replace(",", "")): v for n, v in medians.items() if n.startswith("with ")
+        }
         sizes[int(largest.replace(",", ""))] = medians[PYRAY]
         found.append(
             {
@@ -182,7 +187,8 @@ def warm_up() -> None:
         in_batches()
 
 
-@add("queued-submit", "submit a task, CPU, tasks queued", QUEUED)
+# A record of 256 bytes for the task, and one of 128 for its return.
+@add("queued-submit", "submit a task, CPU, tasks queued", QUEUED, 384)
 def _queued_submit(size: int) -> float:
     with session(), held_up():
         queued = submit(size)
@@ -212,7 +218,7 @@ def _queued_run(size: int) -> float:
         return (sum(map(cpu_seconds, workers)) - before) / size * 1e6
 
 
-@add("live-put", "put of an int that is kept, CPU, live objects", OBJECTS)
+@add("live-put", "put of an int that is kept, CPU, live objects", OBJECTS, 128)
 def _live_put(size: int) -> float:
     with session():
         live = [ray.put(i) for i in range(size)]
