@@ -55,6 +55,10 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"pyray.{name}")
+    if name == "cloudpickle":
+        import cloudpickle
+
+        return cloudpickle
     raise AttributeError(f"module 'pyray' has no attribute {name!r}")
 
 

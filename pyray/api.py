@@ -14,6 +14,7 @@ from pyray._core import control, running, shm, store, tasks, waiting
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get, wait
 from pyray.exceptions import SessionError
+from pyray.ray_context import RayContext
 
 __all__ = [
     "arrow_stream",
@@ -48,7 +49,7 @@ def init(
     runtime_env: Mapping[str, Any] | None = None,
     _memory: int | None = None,
     **cluster_only: Any,
-) -> dict[str, Any]:
+) -> RayContext:
     """Begin a session: start the node process, which starts the workers.
 
     Called by itself, with default options, at the first use of anything that needs a session.
@@ -85,8 +86,9 @@ def init(
 
     Returns
     -------
-    dict
-        ``node_pid``, ``num_cpus``, ``num_gpus``, ``object_store_memory`` and ``address``.
+    RayContext
+        A dict of ``node_pid``, ``num_cpus``, ``num_gpus``, ``object_store_memory`` and the like; as
+        a context manager it calls `shutdown` at the end of the block.
 
     Raises
     ------
@@ -147,13 +149,15 @@ def init(
             checked["runtime_env"],
         )
     node = getattr(existing, "node", None)
-    return {
-        "address": "local",
-        "node_pid": node.pid if node is not None else None,
-        "num_cpus": existing.config["num_cpus"],
-        "num_gpus": existing.config["num_gpus"],
-        "object_store_memory": store.object_stats()["total"],
-    }
+    return RayContext(
+        address="local",
+        node_id=identity.node_id(),
+        node_ip_address=identity.ADDRESS,
+        node_pid=node.pid if node is not None else None,
+        num_cpus=existing.config["num_cpus"],
+        num_gpus=existing.config["num_gpus"],
+        object_store_memory=store.object_stats()["total"],
+    )
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> None:

@@ -43,6 +43,15 @@ def test_init_tells_what_it_made_and_shutdown_ends_it():
     pyray.shutdown()
 
 
+def test_init_as_a_context_manager():
+    with pyray.init(num_cpus=1) as context:
+        assert context["num_cpus"] == context.address_info["num_cpus"] == 1
+        assert context["node_id"] == pyray.get_runtime_context().get_node_id()
+        assert pyray.get(pyray.put(context)) == context
+    assert not pyray.is_initialized()
+    context.disconnect()
+
+
 def test_second_init_is_an_error_unless_told_to_ignore_it(ray):
     first = ray.init(ignore_reinit_error=True)
     with pytest.raises(exceptions.SessionError, match="ignore_reinit_error"):

@@ -46,7 +46,7 @@ LAYERS = [
     ["node.dedicated", "node.actors", "node.cancels", "node.groups"],
     ["node.state"],
     ["node.shell"],
-    ["local_mode"],
+    ["local_mode", "ray_context"],
     ["actor_handle"],
     ["local_actor"],
     ["actor"],

@@ -614,9 +614,9 @@ def wait(refs, *, num_returns=1, timeout=None, fetch_local=True):
         raise TypeError(f"wait takes a list of ObjectIDs, not {type(refs).__name__}")
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
-    need = num_returns
     if len(refs) == 0:
-        raise ValueError("wait needs at least one ObjectID")
+        return [], []       # as in Ray: a loop over what is left need not look first
+    need = num_returns
     if not 1 <= need <= len(refs):
         raise ValueError(
             f"num_returns is between 1 and the number of ids, {len(refs)}, not {need}")
