@@ -25,6 +25,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import helpers
+import stacks
 
 TEST_SECONDS = 40.0
 GRACE_SECONDS = 15.0
@@ -77,26 +78,14 @@ class Watchdog:
             while self.deadline is not None and self.test == test:
                 if time.monotonic() > self.deadline:
                     self._say(f"{test} cannot be ended: giving up")
-                    for pid in helpers.descendants():
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                    stacks.kill_all()
                     os._exit(70)
                 time.sleep(0.05)
 
     def _dump(self) -> None:
         self._say(f"\n==== {self.test} takes too long. This process:")
         faulthandler.dump_traceback(self.stderr)
-        below = helpers.descendants()
-        for pid in below:
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/wchan") as f:
-                state = helpers.process_state(pid)
-                self._say(f"==== {pid} {state} in {f.read()}: {helpers.command(pid)}")
-        # The node last: it passes on what the others have to say.
-        for pid in sorted(below, reverse=True):
-            self._say(f"==== asking {pid} for its stack")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGABRT)
-            time.sleep(0.2)
+        stacks.dump(self._say)
 
 
 _watchdog: Watchdog | None = None
@@ -115,7 +104,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # So a shell has it for what it starts in the background; the tests send it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    stacks.prepare()
     _watchdog = Watchdog()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    stacks.clear()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -91,6 +91,8 @@ def belonging(node, inode=None, mark=None):
 PRELUDE = """
 import json, os, pathlib, signal, subprocess, sys, threading, time
 import pyray as ray
+import pyray.stacks
+pyray.stacks.answer()
 HERE = os.path.dirname(os.path.abspath(__file__))
 def say(**what):
     sys.stdout.write("@@" + json.dumps(what) + chr(10))

@@ -18,7 +18,7 @@ LAYERS = [
     ["_core"],
     ["identity"],
     ["_task_error"],
-    ["exceptions", "serialization", "protocol", "machine", "generators", "child"],
+    ["exceptions", "serialization", "protocol", "machine", "generators", "child", "stacks"],
     ["runtime_env"],
     ["scheduling"],
     ["options"],

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pyray import definitions, protocol
+from pyray import definitions, protocol, stacks
 from pyray._core import cancelling, control, recovery, serializer, shm, store, tasks
 from pyray.exceptions import OwnerDiedError, SessionError, WorkerCrashedError, describe_exit
 from pyray.node import messages as m
@@ -989,6 +989,7 @@ def main(memory: int, sock: int, bell: int, driver: int) -> None:
     driver : int
         Process ID of the driver.
     """
+    stacks.answer()
     shell = Shell(memory, sock, bell, driver)
     try:
         shell.run()
