@@ -68,11 +68,11 @@ test-slow: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 # Each storm has a limit of its own, and says in one line what it met.
 test-storm: $(stamps)/core $(stamps)/needs-test
 	$(say) "running the storms"
-	@$(run) -m pytest -q -m storm --timeout 1800 $(ARGS)
+	@$(run) -m pytest -q -m storm --timeout 1800 -o faulthandler_timeout=0 $(ARGS)
 
 test-soak: $(stamps)/core $(stamps)/needs-test
 	$(say) "soaking"
-	@$(run) -m pytest -q -m soak --timeout 14400 $(ARGS)
+	@$(run) -m pytest -q -m soak --timeout 14400 -o faulthandler_timeout=0 $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
 

@@ -1,5 +1,8 @@
 """The node process as the driver starts it: `subprocess.Popen`, less what the node does not need.
 
+It begins in a session of its own: a Ctrl-C at the terminal is the driver's business, and would hit a
+Python that is starting up before it could say so.
+
 Importing `subprocess` takes as long as starting a process with it: 4 ms of `import pyray` or of the
 first `init`.
 """
@@ -8,13 +11,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _NEVER = -1
 
 
 class Child:
-    """A child process, with /dev/null for its standard input and output.
+    """A child process in a session of its own, with /dev/null for its standard input and output.
 
     Parameters
     ----------
@@ -22,6 +25,8 @@ class Child:
         The program, searched for as a shell would, and its arguments.
     inherited : sequence of int
         The descriptors that it gets, under the same numbers, besides standard error.
+    env : mapping of str to str
+        What its environment has besides this process's.
 
     Attributes
     ----------
@@ -35,7 +40,9 @@ class Child:
         The program cannot be started.
     """
 
-    def __init__(self, command: list[str], inherited: Sequence[int]) -> None:
+    def __init__(
+        self, command: list[str], inherited: Sequence[int], env: Mapping[str, str]
+    ) -> None:
         self.returncode: int | None = None
         self._reaping = threading.Lock()
         null = above_standard(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
@@ -48,7 +55,9 @@ class Child:
             closed = [fd for fd in _inheritable() if fd > 2 and fd not in inherited]
             actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, *pair) for pair in copies]
             actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in (null, *closed)]
-            self.pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
+            self.pid = os.posix_spawnp(
+                command[0], command, {**os.environ, **env}, file_actions=actions, setsid=True
+            )
         finally:
             os.close(null)
         # From now on its number may become another process's, should others reap children of ours.

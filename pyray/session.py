@@ -24,6 +24,8 @@ MAX_PROCESSES = 250
 RECORD_BYTES = 2 << 30
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
+# How long the driver looks for what is left of a session whose node died.
+LEFT_BEHIND_SECONDS = 2.0
 # How often the driver looks whether it may let go of what tasks needed, while some need something;
 # less often if the look takes more than a fiftieth of that.
 SWEEP_SECONDS = 0.2
@@ -203,8 +205,11 @@ class Session(Resources):
         entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "__main__.py")
         arguments = [memory, theirs.fileno(), self._bell, os.getpid()]
         command = [sys.executable, "-P", entry, *map(str, arguments)]
+        # From its very start, so that its forks' /proc/PID/environ shows it, and inherited by all
+        # that tasks start: the driver finds them by it should the node die.
+        mark = {protocol.SESSION_VARIABLE: self.config["mark"]}
         try:
-            self.node = Child(command, (memory, theirs.fileno(), self._bell))
+            self.node = Child(command, (memory, theirs.fileno(), self._bell), mark)
         except OSError as error:
             ours.close()
             os.close(self._bell)
@@ -307,10 +312,23 @@ class Session(Resources):
         self._kill_left_behind()
 
     def _kill_left_behind(self) -> None:
-        """Kill what the node left when it died: workers go with it, their children may not."""
+        """Kill what the node left when it died: workers go with it, their children may not.
+
+        What is being forked or executed at this moment is not seen by one look, so there is another
+        until there have been two that found nothing.
+        """
+        deadline = time.monotonic() + LEFT_BEHIND_SECONDS
+        nothing = 0
+        while nothing < 2 and time.monotonic() < deadline:
+            nothing = 0 if self._kill_marked() else nothing + 1
+            time.sleep(0.01)
+
+    def _kill_marked(self) -> bool:
+        """Kill all processes of the session; whether there were any."""
         import signal
 
         mark = f"{protocol.SESSION_VARIABLE}={self.config['mark']}".encode()
+        found = False
         for name in os.listdir("/proc"):
             if not name.isdigit() or int(name) == os.getpid():
                 continue
@@ -318,8 +336,10 @@ class Session(Resources):
                 with open(f"/proc/{name}/environ", "rb") as f:
                     if mark in f.read().split(b"\0"):
                         os.kill(int(name), signal.SIGKILL)
+                        found = True
             except OSError:
                 continue  # gone meanwhile, or another user's
+        return found
 
     def _print(self, payload: bytes) -> None:
         if not self.config["log_to_driver"]:

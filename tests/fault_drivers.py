@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 
 from fault_helpers import wait_until
@@ -178,14 +179,17 @@ class Driver:
         return {pid: why for pid, why in found.items() if pid not in self.spared}
 
     def assert_gone(self):
-        """Within so many seconds no process, no memory and no file is left."""
+        """Within so many seconds no process, no memory and no file is left; how many it took."""
         limit = patience(GONE)
+        begun = time.monotonic()
         try:
             wait_until(lambda: not self.left(), limit)
         except AssertionError:
             raise AssertionError(f"still there after {limit:g} s: {self.left()}") from None
+        took = time.monotonic() - begun
         assert list(self.scratch.iterdir()) == []
         assert not [n for n in set(os.listdir("/dev/shm")) - self.shm if "pyray" in n]
+        return took
 
     def clean(self):
         """Leave nothing behind, however the test went."""

@@ -1,11 +1,9 @@
 """However a session ends: nothing of it is left two seconds later."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from fault_drivers import GONE, alive, in_wait
@@ -114,16 +112,6 @@ def test_stopped_workers_go_too(driver):
     d.assert_gone()
 
 
-def test_a_driver_that_is_killed_at_a_random_moment(driver):
-    rng = random.Random(11)
-    for _ in range(4):
-        d = driver("begin(); ray.get([double.remote(i) for i in range(100_000)]); time.sleep(60)")
-        time.sleep(rng.uniform(0.05, 0.6))  # the moment is the point
-        os.kill(d.pid, signal.SIGKILL)
-        d.ended()
-        d.assert_gone()
-
-
 def test_a_flood_of_tasks_does_not_hold_up_the_end(driver):
     d = driver("""
 begin()
@@ -190,19 +178,6 @@ def test_two_sessions_in_two_processes_do_not_meet(driver):
     os.kill(two.pid, signal.SIGTERM)
     two.ended()
     two.assert_gone()
-
-
-@pytest.mark.slow
-@pytest.mark.seconds(400)
-def test_a_hundred_driver_kills(driver):
-    for i in range(100):
-        d = driver(BUSY + "ray.get(refs)")
-        d.said("pids")
-        os.kill(d.pid, signal.SIGKILL)
-        d.ended()
-        d.assert_gone()
-        if i % 10 == 9:
-            d.clean()
 
 
 # ---- starts that cannot succeed ----------------------------------------------------------------

@@ -58,7 +58,6 @@ STUCK_SECONDS = 0.05
 GRACE_SECONDS = 0.25
 # Output for the driver that may pile up before the workers' pipes are left alone for a while.
 BACKLOG = 4 << 20
-SESSION_VARIABLE = protocol.SESSION_VARIABLE
 
 
 class Shell:
@@ -73,7 +72,6 @@ class Shell:
     """
 
     def __init__(self, memory: int, sock: int, bell: int, driver: int) -> None:
-        os.setsid()  # a Ctrl-C at the terminal is the driver's business
         shm.adopt_orphans()
         shm.set_process_name("pyray node")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,8 +126,6 @@ class Shell:
         self.sock.setblocking(False)
         sys.path[:] = self.config["sys_path"]
         os.chdir(self.config["cwd"])
-        # Inherited by all that tasks start, so that the driver finds it should this process die.
-        os.environ[SESSION_VARIABLE] = self.config["mark"]
         self.gpu_names = self.config["gpus"]
         self.scheduler = Scheduler(
             SchedulerConfig(

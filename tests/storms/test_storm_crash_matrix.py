@@ -148,10 +148,7 @@ def test_crash_matrix(tmp_path, figures, subject, place):
     with h.store_balanced():
         for kind in kinds:
             go, note = tmp_path / f"go {kind}", tmp_path / f"pid {kind}"
-            beside = [
-                ray.remote(h.linger).options(num_cpus=0).remote(go),
-                bystander.linger.remote(go),
-            ]
+            beside = [lingers.remote(go), bystander.linger.remote(go)]
             queued = [h.double.remote(i) for i in range(10)]
             with slowest.timed():
                 try:
