@@ -207,40 +207,6 @@ def test_actors_end_with_a_worker_that_is_killed(ray, plain, tally, gate):
         ray.get(ref)
 
 
-def test_actors_made_and_dropped_in_turn(ray, plain):
-    """Nothing piles up: no process, no record, no memory."""
-    for i in range(200):
-        a = plain.options(num_cpus=0).remote(b"x" * 2000)
-        if i % 4 == 0:
-            ray.get(a.pid.remote())
-        if i == 20:
-            before = store.object_stats()
-    del a
-    helpers.wait_until(lambda: len(session.require().call("workers")) <= 3, what="few workers")
-    helpers.wait_until(lambda: store.object_stats()["used"] <= before["used"] + (1 << 20))
-    assert store.object_stats()["chunks"] <= before["chunks"] + 64
-
-
-@pytest.mark.slow
-@pytest.mark.seconds(1800)
-def test_ten_thousand_actors_made_and_dropped_in_turn(ray, plain):
-    cls = plain.options(num_cpus=0)
-    for i in range(10_000):
-        a = cls.remote(b"x" * 2000)
-        if i % 3 == 0:
-            ray.get(a.pid.remote())
-        if i % 7 == 0:
-            ray.kill(a)
-        if i == 1000:
-            before = store.object_stats()
-            resident = helpers.resident(session.require().node.pid)
-    del a
-    assert helpers.resident(session.require().node.pid) < resident + (16 << 20)
-    helpers.wait_until(lambda: len(session.require().call("workers")) <= 3, what="few workers")
-    helpers.wait_until(lambda: store.object_stats()["used"] <= before["used"] + (1 << 20))
-    assert store.object_stats()["chunks"] <= before["chunks"] + 64
-
-
 def test_calls_leave_nothing_behind(ray, plain):
     """A thousand calls with large arguments and results: the store is as full as before."""
     np = pytest.importorskip("numpy")

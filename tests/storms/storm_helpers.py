@@ -120,10 +120,10 @@ class Baseline:
     def __init__(self) -> None:
         h.assert_whole()
         self.node = session.current().node.pid
-        helpers.wait_until(lambda: self._quiet(), what="a quiet session")
+        helpers.wait_until(lambda: self.quiet(), what="a quiet session")
         self.before = self.now()
 
-    def _quiet(self) -> bool:
+    def quiet(self) -> bool:
         return len(h.workers()) == self.cpus() and len(h.idle_pids()) == self.cpus()
 
     @staticmethod
@@ -140,13 +140,17 @@ class Baseline:
             "store": h.used(),
         }
 
-    def assert_back(self, seconds: float = 5.0, room: int = 16 * h.UNIT) -> float:
+    def assert_back(
+        self, seconds: float = 5.0, room: int = 16 * h.UNIT, but: Sequence[str] = ()
+    ) -> float:
         """Everything is as it was within so many seconds; how many it took.
 
         Parameters
         ----------
         room : int
             Bytes that the store may hold more: of blocks of small objects, which stay open.
+        but : sequence of str
+            What of `now` may take longer.
         """
         begun = time.monotonic()
         limit = helpers.patience(seconds)
@@ -156,7 +160,7 @@ class Baseline:
         while time.monotonic() - begun < limit:
             total, free = h.resources()
             now = self.now()
-            more = {name: n for name, n in now.items() if n > most[name]}
+            more = {name: n for name, n in now.items() if n > most[name] and name not in but}
             if total == free and not more:
                 took = time.monotonic() - begun
                 h.assert_sound()
