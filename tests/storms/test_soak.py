@@ -18,6 +18,19 @@ import fault_helpers as h
 import helpers
 import numpy as np
 import pytest
+from soak_work import (
+    Counter,
+    Loop,
+    block,
+    compute,
+    dies,
+    fails,
+    fill,
+    items,
+    naps,
+    total,
+    tree,
+)
 from storm_helpers import Baseline, Killer, worker_pids
 
 import pyray as ray
@@ -35,64 +48,6 @@ SECONDS = float(os.environ.get("PYRAY_SOAK_SECONDS", "600"))
 ROUND_SECONDS = 5.0
 # What a process may have grown by since the first quarter, whatever the length.
 GROWTH = 6 << 20
-
-
-@ray.remote(max_retries=-1)
-def compute(i):
-    return sum(range(i % 1000))
-
-
-@ray.remote(max_retries=-1)
-def block(i, n):
-    return np.full(n, i, np.int32)
-
-
-@ray.remote(max_retries=-1)
-def total(array):
-    return int(array.sum())
-
-
-@ray.remote(max_retries=-1)
-def tree(depth):
-    return 1 if depth == 0 else sum(ray.get([tree.remote(depth - 1), tree.remote(depth - 1)]))
-
-
-@ray.remote(max_retries=0)
-def fails(i):
-    raise ValueError(f"number {i}")
-
-
-@ray.remote(max_retries=0)
-def dies(how):
-    h.crash(how)
-
-
-@ray.remote(max_retries=-1, num_returns="streaming")
-def items(n):
-    for i in range(n):
-        yield np.full(1000, i)
-
-
-@ray.remote(max_retries=-1)
-def naps(seconds):
-    time.sleep(seconds)
-    return seconds
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Counter:
-    def __init__(self, payload):
-        self.payload = payload
-
-    def add(self, i):
-        return i + len(self.payload)
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Loop:
-    async def add(self, i):
-        await asyncio.sleep(0.001)
-        return i + 1
 
 
 def some_tasks(rng: random.Random) -> None:
@@ -184,11 +139,6 @@ def some_shapes(rng: random.Random) -> None:
 
 def some_shared_arrays(rng: random.Random) -> None:
     array = ray.shared.zeros(10_000)
-
-    @ray.remote(max_retries=-1)
-    def fill(view, value):
-        view[:] = value
-
     ray.get([fill.remote(array[:5000], 1), fill.remote(array[5000:], 2)], timeout=60)
     assert ray.get(array.seal(timeout=60)).sum() == 15_000
 
@@ -217,7 +167,7 @@ def counts(baseline: Baseline) -> dict[str, int]:
 @pytest.mark.parametrize(
     "seconds",
     [
-        pytest.param(6.0, id="short"),
+        pytest.param(3.0, id="short"),
         pytest.param(
             SECONDS, id="full", marks=[pytest.mark.soak, pytest.mark.seconds(SECONDS * 1.5 + 120)]
         ),

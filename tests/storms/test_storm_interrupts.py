@@ -109,7 +109,8 @@ def test_interrupts_that_end_a_script(driver, figures, size):
         assert text.count("KeyboardInterrupt") == 1, text
         assert text.count("Traceback") == 1, text
         longest = max(longest, len(text.splitlines()))
-        assert longest < 30, text
+        assert longest < 60, text  # an import in init() is cut short: Python's own frames are many
+        assert text.count(f"{os.sep}pyray{os.sep}") < 8, text
         d.clean()
     assert slowest.seconds < patience(1.0)
     figures(
