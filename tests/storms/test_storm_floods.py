@@ -141,23 +141,29 @@ def test_flood_of_results_with_cancels(figures, size):
 
     baseline = start()
     rng = random.Random(9)
-    refs: list[tuple[int, Any]] = []
+    refs: list[Any] = []
     asked: set[int] = set()
+
+    def maybe_cancel(refs: list[Any], first: int, end: int) -> None:
+        """One in forty, here and while the results are fetched: queued, running or done."""
+        if rng.random() < 0.025:
+            victim = rng.randrange(max(0, first), min(end, len(refs)))
+            asked.add(victim)
+            ray.cancel(refs[victim])
+
     begun = time.monotonic()
     for i in range(size.results):
         match i % 3:
             case 0:
-                refs.append((i, block.remote(i)))
+                refs.append(block.remote(i))
             case 1:
-                refs.append((i, small.remote(i)))
+                refs.append(small.remote(i))
             case _:
-                refs.append((i, two.remote(i)[0]))
-        if rng.random() < 0.05:
-            victim = rng.randrange(max(0, i - 100), i + 1)
-            asked.add(victim)
-            ray.cancel(refs[victim][1])
+                refs.append(two.remote(i)[0])
+        maybe_cancel(refs, i - 100, i + 1)
     cancelled = 0
-    for i, ref in refs:
+    for i, ref in enumerate(refs):
+        maybe_cancel(refs, i - 10, i + 20)
         try:
             value = ray.get(ref, timeout=60)
         except TaskCancelledError:
