@@ -1,14 +1,14 @@
-"""Many deaths at once, and processes that are stopped but not dead."""
+"""Kills of other kinds of tasks than test_storm_kills.py has: with resources of their own, without
+retries, with ids inside; and what stops of single workers do."""
 
-import contextlib
 import os
-import random
 import signal
-import threading
 import time
 
 import fault_helpers as h
 import pytest
+from storm_helpers import Killer, worker_pids
+from storm_tasks import inside, small, submit
 
 import pyray as ray
 
@@ -22,110 +22,22 @@ def whole():
     h.assert_whole()
 
 
-@ray.remote(max_retries=-1)
-def small(i):
-    time.sleep(0.005)
-    return i * i
-
-
-@ray.remote(max_retries=-1)
-def large(i, shared):
-    time.sleep(0.005)
-    return shared[:100] + bytes([i % 251]) * 30_000
-
-
-@ray.remote(max_retries=-1)
-def parent(i):
-    return ray.get(small.remote(i)) + 1
-
-
-@ray.remote(max_retries=-1)
-def inside(i):
-    return [ray.put(bytes([i % 251]) * 30_000), small.remote(i)]
-
-
-@ray.remote(max_retries=-1)
-def after(i, before):
-    time.sleep(0.005)
-    return i, len(before) if isinstance(before, bytes) else before
-
-
-@contextlib.contextmanager
-def killer(every, seed, victims=None):
-    """Kill a random worker every so many seconds; gives the list of those killed."""
-    rng = random.Random(seed)
-    stop = threading.Event()
-    kills = []
-
-    def run():
-        while not stop.wait(every):
-            pids = victims or [w["pid"] for w in h.workers()]
-            if pids:
-                pid = rng.choice(pids)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                    kills.append(pid)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield kills
-    finally:
-        stop.set()
-        thread.join()
-
-
 def storm(n, every, seed, limit):
-    """Run n tasks under kills and check each result; how many were killed."""
-    block = bytes(range(256)) * 400
-    shared = ray.put(block)
-    refs, want = [], []
-    with killer(every, seed) as kills:
-        for i in range(n):
-            match i % 10:
-                case 3:
-                    refs.append(large.remote(i, shared))
-                    want.append(block[:100] + bytes([i % 251]) * 30_000)
-                case 6:
-                    refs.append(parent.remote(i))
-                    want.append(i * i + 1)
-                case 4 | 7:
-                    refs.append(after.remote(i, refs[-1]))
-                    want.append((i, 30_100 if i % 10 == 4 else want[-1]))
-                case _:
-                    refs.append(small.remote(i))
-                    want.append(i * i)
-        got = ray.get(refs, timeout=limit)
-    wrong = [i for i in range(n) if got[i] != want[i]]
-    assert not wrong, f"{len(wrong)} wrong results, the first is number {wrong[0]}"
-    return len(kills)
-
-
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_kill_storm(seed):
-    with h.store_balanced():
-        kills = storm(2000, 0.1, seed, 40)
-        assert kills >= 30
-        h.assert_whole()
-
-
-@pytest.mark.slow
-@pytest.mark.seconds(400)
-def test_long_kill_storm():
-    with h.store_balanced():
-        assert storm(20_000, 0.2, 3, 300) >= 200
-        h.assert_whole(5.0)
+    """Run n tasks under kills and check each result."""
+    with Killer(every, worker_pids, seed=seed):
+        refs, want = submit(n, seed)
+        assert ray.get(refs, timeout=limit) == want
 
 
 def test_records_of_a_storm_are_used_again():
     def chunks():
         return ray._core.store.object_stats()["chunks"]
 
-    storm(200, 0.05, 4, 30)
+    storm(100, 0.05, 4, 30)
     h.assert_whole()
     before = chunks()
     for seed in (5, 6):
-        storm(200, 0.05, seed, 30)
+        storm(100, 0.05, seed, 30)
         h.assert_whole()
     # A chunk holds 512 objects; each new worker may begin some of its own.
     assert chunks() <= before + 16
@@ -135,17 +47,17 @@ def test_records_of_a_storm_are_used_again():
 def test_kill_storm_on_shaped_tasks(needs):
     f = small.options(**needs)
     with h.store_balanced():
-        with killer(0.1, 7) as kills:
+        with Killer(0.1, worker_pids, seed=7) as kills:
             assert ray.get([f.remote(i) for i in range(200)], timeout=30) == [
                 i * i for i in range(200)
             ]
-        assert kills
+        assert len(kills)
         h.assert_whole()
 
 
 def test_kill_storm_without_retries_gives_a_typed_error_each():
     with h.store_balanced():
-        with killer(0.05, 8) as kills:
+        with Killer(0.05, worker_pids, seed=8) as kills:
             refs = [small.options(max_retries=0).remote(i) for i in range(400)]
             errors = []
             for i, ref in enumerate(refs):
@@ -163,7 +75,7 @@ def test_ids_inside_results_under_kills():
     """What a dead worker had put or submitted is there, or its loss is a typed error."""
     lost = 0
     with h.store_balanced():
-        with killer(0.1, 9):
+        with Killer(0.1, worker_pids, seed=9):
             for i in range(150):
                 put, nested = ray.get(inside.remote(i), timeout=20)
                 assert ray.get(put, timeout=20) == bytes([i % 251]) * 30_000
@@ -206,29 +118,6 @@ def test_a_stopped_worker_holds_up_nobody(tmp_path, what):
     if ref is not None:
         assert h.get(ref) == pid
     assert pid in [w["pid"] for w in h.workers()]
-
-
-def test_workers_stopped_again_and_again():
-    rng = random.Random(10)
-    stop = threading.Event()
-
-    def stopper():
-        while not stop.is_set():
-            pid = rng.choice(h.workers())["pid"]
-            os.kill(pid, signal.SIGSTOP)
-            stop.wait(0.3)
-            os.kill(pid, signal.SIGCONT)
-            stop.wait(0.02)
-
-    thread = threading.Thread(target=stopper)
-    thread.start()
-    try:
-        refs = [small.remote(i) for i in range(300)] + [parent.remote(i) for i in range(50)]
-        want = [i * i for i in range(300)] + [i * i + 1 for i in range(50)]
-        assert ray.get(refs, timeout=30) == want
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_workers_that_come_and_go_leave_no_definitions():
