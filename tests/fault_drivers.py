@@ -170,6 +170,9 @@ class Driver:
         assert key in self._said, f"the script ended without a word on {key!r}:\n{self.stderr()}"
         return self._said[key]
 
+    def has_said(self, key):
+        return key in self._said
+
     def ended(self, limit=20.0):
         """The script's exit status."""
         return self.process.wait(limit)

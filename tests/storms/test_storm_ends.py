@@ -43,6 +43,7 @@ class Actor:
     def add(self, x):
         return x + 1
 
+say(begun=1)
 begin(object_store_memory=(SIZE + 100) << 20)
 refs = [busy.options(num_cpus=0.5).remote(i) for i in range(2)]
 sleeper, adder = [Actor.remote(i) for i in (2, 3)]
@@ -72,12 +73,12 @@ def test_driver_sigkill(driver, figures, size):
     slowest = Slowest()
     for i in range(size.kills):
         d = driver(BUSY % (size.mb, size.over))
-        if i % 4:
+        pids = []
+        # While the session starts; while it fills the store; and with everything there.
+        d.said({0: "begun", 1: "node"}.get(i % 4, "pids"))
+        if i % 4 > 1:
             pids = d.said("pids")
             assert len(pids) == 16
-        else:  # while it starts, or fills the store
-            pids = []
-            d.said("node")
         time.sleep(rng.uniform(0.0, 0.3))  # the moment is the point
         os.kill(d.pid, signal.SIGKILL)
         d.ended()
@@ -211,7 +212,7 @@ def test_node_sigkill(driver, figures, size):
         d = driver(NODE % (i, size.rounds))
         seconds = d.said("worst", 10.0 + 30.0 * size.rounds)
         for bad in ("early", "waits", "unclear"):
-            assert bad not in d._said, d._said[bad]
+            assert not d.has_said(bad), d.said(bad)
         assert seconds < patience(2.0), d.said("which")
         assert d.said("last") < patience(2.0)
         worst, gone = max(worst, seconds), max(gone, d.said("last"))
@@ -224,4 +225,66 @@ def test_node_sigkill(driver, figures, size):
         calls_waiting_each=13,
         slowest_error_s=worst,
         slowest_all_gone_s=gone,
+    )
+
+
+STARTING = """
+from pyray.exceptions import SessionError
+import random
+rng = random.Random(%r)
+
+def children():
+    found = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            found += open(f"/proc/self/task/{thread}/children").read().split()
+        except OSError:
+            pass
+    return [int(n) for n in found]
+
+def kill_soon(seconds):
+    while not children():
+        time.sleep(0.0002)
+    time.sleep(seconds)
+    for pid in children():
+        os.kill(pid, signal.SIGKILL)
+
+raised = {}
+slowest = 0.0
+for round_ in range(%r):
+    thread = threading.Thread(target=kill_soon, args=(rng.uniform(0.0, 0.12),))
+    thread.start()
+    begun = time.monotonic()
+    try:
+        ray.init(num_cpus=2, object_store_memory=64 << 20)
+        while True:
+            ray.get([double.remote(i) for i in range(10)])
+    except SessionError as e:
+        kind, text = type(e).__name__, str(e)
+    slowest = max(slowest, time.monotonic() - begun)
+    thread.join()
+    raised[kind] = raised.get(kind, 0) + 1
+    if "SIGKILL" not in text:
+        say(unclear=text)
+    ray.shutdown()
+begin(object_store_memory=64 << 20)
+say(value=ray.get(double.remote(21)), raised=raised, slowest=slowest)
+"""
+
+
+@sizes(300, short={"rounds": 8}, full={"rounds": 150})
+def test_node_sigkill_while_it_starts(driver, figures, size):
+    """A clear error, at the init or at what came after it; and the next init works."""
+    d = driver(STARTING % (18, size.rounds))
+    assert d.said("value", 20 + 2.0 * size.rounds) == 42
+    assert not d.has_said("unclear"), d.said("unclear")
+    assert d.said("slowest") < patience(2.0)
+    assert d.ended() == 0
+    assert d.stderr() == ""
+    gone = d.assert_gone()
+    figures(
+        kills=size.rounds,
+        raised=d.said("raised"),
+        slowest_error_s=d.said("slowest"),
+        all_gone_s=gone,
     )

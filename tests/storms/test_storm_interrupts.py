@@ -25,6 +25,15 @@ begin(object_store_memory=200 << 20)
 @ray.remote
 def nested(i):
     return ray.get(double.remote(i)) + 1
+@ray.remote(num_cpus=0)
+class Counter:
+    def add(self, x):
+        return x + 1
+@ray.remote(num_returns="streaming")
+def items(n):
+    for i in range(n):
+        yield i
+counter = Counter.remote()
 def round_():
     n = rng.randrange(1, 300)
     refs = [double.remote(i) for i in range(n)] + [nested.remote(i) for i in range(3)]
@@ -33,6 +42,11 @@ def round_():
     ray.wait(refs, num_returns=len(refs))
     assert ray.get(refs[:n]) == [2 * i for i in range(n)]
     assert ray.get(chained) == 0
+    assert ray.get([counter.add.remote(i) for i in range(5)]) == [1, 2, 3, 4, 5]
+    assert [ray.get(item) for item in items.remote(n % 7)] == list(range(n % 7))
+    if n % 20 == 0:
+        assert ray.get(Counter.remote().add.remote(1)) == 2
+        assert ray.cluster_resources()["CPU"] == 2
     assert [ray.get(b)[:1] for b in blocks] == [bytes([i]) for i in range(5)]
 say(go=1)
 """
