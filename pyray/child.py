@@ -1,7 +1,7 @@
 """The node process as the driver starts it: `subprocess.Popen`, less what the node does not need.
 
-It begins in a session of its own: a Ctrl-C at the terminal is the driver's business, and would hit a
-Python that is starting up before it could say so.
+It begins in a session of its own: a Ctrl-C at the terminal is the driver's business, and would hit
+a Python that is starting up before it could say so.
 
 Importing `subprocess` takes as long as starting a process with it: 4 ms of `import pyray` or of the
 first `init`.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyray import protocol, runtime_env, tell
+from pyray import lost_interrupts, protocol, runtime_env, tell
 from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
 from pyray.child import Child, above_standard
 from pyray.exceptions import (
@@ -562,7 +562,7 @@ def start(
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
-    with _lock:
+    with _lock, lost_interrupts.Raised(shutdown):
         if _current is not None and not store.is_broken():
             assert isinstance(_current, Session)
             return _current  # another thread was quicker

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 
+import stacks
 from fault_helpers import wait_until
 from helpers import patience
 
@@ -175,7 +176,12 @@ class Driver:
 
     def ended(self, limit=20.0):
         """The script's exit status."""
-        return self.process.wait(limit)
+        try:
+            return self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            told = [f"the script goes on for {limit:g} s; it has written", self.stderr()]
+            stacks.dump(told.append)
+            raise AssertionError("\n".join(told)) from None
 
     def left(self):
         found = belonging(self.node, self.inode, self.mark)

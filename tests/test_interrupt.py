@@ -230,6 +230,39 @@ def test_a_press_while_the_session_starts_or_ends(driver, moment):
     assert d.stderr().count("KeyboardInterrupt") == 1, d.stderr()  # the driver's, not the node's
 
 
+def test_a_press_while_python_would_lose_it_is_raised_by_init(driver):
+    """As in the callbacks that each import runs; the session does not begin, and the next does."""
+    d = driver(
+        """
+class Goes:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cloudpickle":
+            Goes()
+sys.modules.pop("cloudpickle", None)
+sys.meta_path.insert(0, Finder())
+hook = sys.unraisablehook
+try:
+    begin()
+except KeyboardInterrupt:
+    say(raised=1, initialized=ray.is_initialized(), hook=sys.unraisablehook is hook)
+sys.meta_path.pop(0)
+begin()
+say(value=ray.get(double.remote(21), timeout=10))
+"""
+    )
+    assert d.said("raised")
+    assert d.said("initialized") is False
+    assert d.said("hook") is True
+    assert d.said("value") == 42
+    assert d.ended() == 0
+    assert d.stderr() == ""
+    d.assert_gone()
+
+
 def test_sigint_to_a_worker_hits_its_task_alone(driver):
     d = driver(
         """
