@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyray import lost_interrupts, protocol, runtime_env, tell
+from pyray import protocol, runtime_env, tell
 from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
 from pyray.child import Child, above_standard
 from pyray.exceptions import (
@@ -19,6 +19,7 @@ from pyray.exceptions import (
     SessionError,
     describe_exit,
 )
+from pyray.held_back import HeldBack
 
 MAX_PROCESSES = 250
 RECORD_BYTES = 2 << 30
@@ -475,6 +476,11 @@ class Session(Resources):
 
     # ---- the end ---------------------------------------------------------------------------
 
+    def hurry(self) -> None:
+        """Ctrl-C while the session begins or ends: nothing is worth waiting for."""
+        if self.node is not None:
+            self.node.kill()
+
     def stop(self) -> None:
         """End all processes and let go of the memory; views that are still alive keep theirs."""
         self._stopping = True
@@ -562,7 +568,7 @@ def start(
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
-    with _lock, lost_interrupts.Raised(shutdown):
+    with _lock, HeldBack() as held:
         if _current is not None and not store.is_broken():
             assert isinstance(_current, Session)
             return _current  # another thread was quicker
@@ -607,6 +613,7 @@ def start(
                 f"starting a session with an object store of {size} bytes failed: {error}"
             ) from None
         _current = session
+        held.hurry = session.hurry
         store.set_guard(machine.why_not_grow)
         waiting.set_tick(session.on_tick)
         waiting.set_interrupted(session.on_interrupt)
@@ -617,6 +624,7 @@ def start(
             import cloudpickle  # noqa: F401  (needed soon; the node takes longer to start)
 
             session.wait_until_up()
+            held.let_through()
         except BaseException:
             shutdown()
             raise
@@ -654,11 +662,12 @@ def shutdown() -> None:
     global _current
     if shm.forked():
         return  # the parent's session is not ours to end
-    with _lock:
+    with _lock, HeldBack() as held:
         session, _current = _current, None
         if isinstance(session, WorkerSession):
             _current = session
             raise SessionError("shutdown() is called in the driver, not in a task")
         if session is not None:
+            held.hurry = session.hurry
             atexit.unregister(shutdown)
             session.stop()

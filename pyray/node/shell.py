@@ -83,7 +83,10 @@ class Shell:
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.files[1], self.files[1]))
         for fd in (memory, sock, bell):
             os.set_inheritable(fd, False)
-        self.driver_fd = os.pidfd_open(driver)
+        try:
+            self.driver_fd = os.pidfd_open(driver)
+        except ProcessLookupError:
+            os._exit(0)  # it has ended already
         if os.getppid() != driver:
             os._exit(0)
         self.sock = protocol.Socket(fileno=sock)

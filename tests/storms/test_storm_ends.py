@@ -85,6 +85,7 @@ def test_driver_sigkill(driver, figures, size):
         with slowest.timed():
             d.assert_gone()
         assert not [pid for pid in pids if alive(pid)]
+        assert d.stderr() == ""
         d.clean()
     figures(kills=size.kills, objects_mb=size.mb, slowest_all_gone_s=slowest.seconds)
 

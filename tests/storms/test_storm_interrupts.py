@@ -105,6 +105,59 @@ say(caught=caught, rounds=rounds, used=store.object_stats()["used"] // 16384, fr
     figures(presses=size.presses, caught=caught, rounds=d.said("rounds"))
 
 
+# In layers as above; each round of the innermost one begins a session and ends it.
+BEGINNING = """
+def state():
+    children = open(f"/proc/self/task/{os.getpid()}/children").read()
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), children
+ray.init(num_cpus=1, object_store_memory=64 << 20)
+ray.shutdown()
+first = state()
+say(go=1)
+caught = sessions = 0
+def until_stopped(layers):
+    global caught, sessions
+    while not os.path.exists(HERE + "/stop"):
+        try:
+            if layers:
+                until_stopped(layers - 1)
+            else:
+                ray.init(num_cpus=1, object_store_memory=64 << 20)
+                ray.shutdown()
+                sessions += 1
+        except KeyboardInterrupt:
+            caught += 1
+            ray.shutdown()      # it may have come when init was through
+until_stopped(4)
+ray.shutdown()
+ray.init(num_cpus=1, object_store_memory=64 << 20)
+value = ray.get(double.remote(21), timeout=10)
+ray.shutdown()
+say(caught=caught, sessions=sessions, value=value, first=first, last=state())
+"""
+
+
+@sizes(200, short={"presses": 20}, full={"presses": 200})
+def test_interrupts_of_init_and_shutdown(driver, figures, size):
+    """Whatever was half begun, or half ended, is gone, and the next init works."""
+    rng = random.Random(15)
+    d = driver(BEGINNING)
+    d.said("go")
+    for _ in range(size.presses):
+        time.sleep(rng.uniform(0.0, 0.25))  # the moment is the point
+        assert alive(d.pid), d.stderr()
+        press(d)
+    (d.folder / "stop").touch()
+    caught = d.said("caught", 30)
+    assert caught > size.presses // 4
+    assert d.said("value") == 42
+    assert d.said("last") == d.said("first")
+    assert d.ended() == 0
+    assert d.stderr() == ""
+    d.assert_gone()
+    figures(presses=size.presses, caught=caught, sessions=d.said("sessions"))
+
+
 @sizes(600, short={"presses": 5}, full={"presses": 100})
 def test_interrupts_that_end_a_script(driver, figures, size):
     """At any moment from the first line that calls pyray: while the session starts, too."""
