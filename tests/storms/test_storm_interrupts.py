@@ -149,7 +149,7 @@ def test_interrupts_of_init_and_shutdown(driver, figures, size):
         press(d)
     (d.folder / "stop").touch()
     caught = d.said("caught", 30)
-    assert caught > size.presses // 4
+    assert caught > size.presses // 10  # what comes together, or is held back, is one
     assert d.said("value") == 42
     assert d.said("last") == d.said("first")
     assert d.ended() == 0
