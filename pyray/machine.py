@@ -7,6 +7,13 @@ import os
 STORE_SHARE = 0.3
 # Left free when the store grows, so that the next to ask for memory is not killed.
 RESERVE = 64 << 20
+# What tasks are to leave free (see `memory_to_spare`) is at most this.
+SPARE_AT_MOST = 1 << 30
+# Version 1 of cgroups says so where there is no limit: as much as its counter can hold.
+NO_LIMIT = 1 << 60
+
+THRESHOLD_VARIABLE = "PYRAY_memory_usage_threshold"
+REFRESH_VARIABLE = "PYRAY_memory_monitor_refresh_ms"
 
 
 def cpus() -> int:
@@ -20,21 +27,35 @@ def cpus() -> int:
             continue
         if quota != "max":
             n = min(n, max(1, int(quota) // int(period)))
+    for directory in _old_cgroups("cpu"):
+        old = _number(f"{directory}/cpu.cfs_quota_us"), _number(f"{directory}/cpu.cfs_period_us")
+        if old[0] is not None and old[1] and old[0] > 0:
+            n = min(n, max(1, old[0] // old[1]))
     return max(1, min(n, 256))
 
 
 def cgroups() -> list[str]:
     """Directories of this process's cgroup (version 2) and its ancestors, innermost first."""
+    return _ancestors("", "/sys/fs/cgroup")
+
+
+def _old_cgroups(controller: str) -> list[str]:
+    """The same in the hierarchy that version 1 has for this controller; none if it has none."""
+    return _ancestors(controller, f"/sys/fs/cgroup/{controller}")
+
+
+def _ancestors(controller: str, root: str) -> list[str]:
     try:
         with open("/proc/self/cgroup") as f:
             lines = f.read().splitlines()
     except OSError:
         return []
     for line in lines:
-        if line.startswith("0::"):
-            path = line[3:].strip("/")
-            parts = path.split("/") if path else []
-            return ["/".join(["/sys/fs/cgroup", *parts[:i]]) for i in range(len(parts), -1, -1)]
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            parts = path.strip("/").split("/") if path.strip("/") else []
+            # In a container the path may be the host's; what is mounted at the root is ours then.
+            return ["/".join([root, *parts[:i]]) for i in range(len(parts), -1, -1)]
     return []
 
 
@@ -46,32 +67,119 @@ def _number(path: str) -> int | None:
         return None
 
 
-def available_memory() -> tuple[int, str]:
-    """Bytes that can still be taken, and what sets that limit."""
-    available, what = 1 << 62, "the machine"
+def fields(path: str, *names: str) -> list[int]:
+    """Numbers by their names out of a file of the kernel's; 0 for what is not there.
+
+    What stands in kB comes as bytes.
+    """
     try:
-        with open("/proc/meminfo") as f:
-            for line in f:
-                if line.startswith("MemAvailable:"):
-                    available = int(line.split()[1]) << 10
+        with open(path, "rb", 0) as f:
+            text = b"\n" + f.read()
     except OSError:
-        pass
+        return [0] * len(names)
+    found = []
+    for name in names:
+        # Not line by line: this is done some times a second, and of fifty lines three are wanted.
+        at = text.find(b"\n%b" % name.encode())
+        line = text[at : text.find(b"\n", at + 1)].split() if at >= 0 else []
+        number = int(line[1]) if len(line) > 1 and line[1].isdigit() else 0
+        found.append(number << 10 if line[2:] == [b"kB"] else number)
+    return found
+
+
+def memory_limits() -> list[tuple[str, int, int]]:
+    """(what, bytes that it allows, bytes in use) of whatever limits this process's memory.
+
+    In use is what cannot be had again for the asking: files that the kernel keeps in memory do not
+    count, although a cgroup's own figure has them.
+    """
+    found = []
+    total, free = fields("/proc/meminfo", "MemTotal:", "MemAvailable:")
+    if total:
+        found.append(("the machine", total, total - free))
     for directory in cgroups():
         limit = _number(f"{directory}/memory.max")
         used = _number(f"{directory}/memory.current")
-        if limit is not None and used is not None and limit - used < available:
-            available, what = limit - used, f"the cgroup {directory}"
-    return max(0, available), what
+        if limit is not None and used is not None:
+            used -= sum(fields(f"{directory}/memory.stat", "active_file ", "inactive_file "))
+            found.append((f"the cgroup {directory}", limit, max(0, used)))
+    for directory in _old_cgroups("memory"):
+        limit = _number(f"{directory}/memory.limit_in_bytes")
+        if limit is None or limit >= NO_LIMIT:
+            continue
+        used = _number(f"{directory}/memory.usage_in_bytes")
+        if used is not None:
+            names = "total_active_file ", "total_inactive_file "
+            used -= sum(fields(f"{directory}/memory.stat", *names))
+            found.append((f"the cgroup {directory}", limit, max(0, used)))
+    return found
+
+
+def oom_kills() -> int:
+    """How often the kernel has ended a process for want of memory, here or in our cgroups."""
+    files = ["/proc/vmstat"]
+    files += [f"{directory}/memory.events" for directory in cgroups()]
+    files += [f"{directory}/memory.oom_control" for directory in _old_cgroups("memory")]
+    return sum(fields(file, "oom_kill ")[0] for file in files)
+
+
+def usage_threshold() -> float:
+    """The share of its limit up to which memory may be used: ``PYRAY_memory_usage_threshold``.
+
+    Raises
+    ------
+    ValueError
+        The variable is no number between 0 and 1.
+    """
+    text = os.environ.get(THRESHOLD_VARIABLE, "0.95")
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"the environment variable {THRESHOLD_VARIABLE} is {text!r}; it is the share of the "
+            "memory that may be used before tasks are ended, more than 0 and at most 1"
+        )
+    return share
+
+
+def refresh_seconds() -> float:
+    """How long the node may wait between two looks at memory: ``PYRAY_memory_monitor_refresh_ms``.
+
+    0: it does not look.
+
+    Raises
+    ------
+    ValueError
+        The variable is no whole number.
+    """
+    text = os.environ.get(REFRESH_VARIABLE, "500")
+    if not text.isdigit():
+        raise ValueError(
+            f"the environment variable {REFRESH_VARIABLE} is {text!r}; it is the number of "
+            "milliseconds between two looks at the memory in use, 0 for none at all"
+        )
+    return int(text) / 1000
+
+
+def memory_to_spare(limit: int, share: float) -> int:
+    """Bytes of a limit that tasks leave free; a tenth of a big machine would be too much."""
+    return min(int(limit * (1 - share)), SPARE_AT_MOST)
+
+
+def available_memory() -> tuple[int, str]:
+    """Bytes that can still be taken, and what sets that limit."""
+    return min(
+        ((max(0, limit - used), what) for what, limit, used in memory_limits()),
+        default=(1 << 62, "the machine"),
+    )
 
 
 def total_memory() -> int:
     """Bytes of memory that the machine and the cgroup allow in all."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for directory in cgroups():
-        limit = _number(f"{directory}/memory.max")
-        if limit is not None:
-            total = min(total, limit)
-    return total
+    return min([total, *(limit for _, limit, _ in memory_limits())])
 
 
 def default_store_memory() -> int:
@@ -85,14 +193,20 @@ def task_memory() -> int:
 
 
 def why_not_grow(size: int) -> str | None:
-    """Why the store may not take so many more bytes of memory; None if it may."""
-    available, what = available_memory()
-    if size + RESERVE <= available:
-        return None
-    return (
-        f"{what} has {available} bytes left, of which {RESERVE} are kept in reserve; free memory, "
-        "or use a smaller object_store_memory, which reuses what it has"
-    )
+    """Why the store may not take so many more bytes of memory; None if it may.
+
+    It leaves more free than tasks do, or they would be ended for what the store has taken.
+    """
+    share = usage_threshold()
+    for what, limit, used in memory_limits():
+        reserve = RESERVE + memory_to_spare(limit, share)
+        if used + size + reserve > limit:
+            return (
+                f"{what} has {max(0, limit - used)} bytes left of {limit}, of which {reserve} are "
+                "kept in reserve; free memory, or use a smaller object_store_memory, which reuses "
+                "what it has"
+            )
+    return None
 
 
 def gpu_names(asked: int | None) -> list[str]:

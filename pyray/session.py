@@ -538,6 +538,7 @@ def start(
     local_mode: bool = False,
     namespace: str | None = None,
     memory_total: int | None = None,
+    memory_limit: int | None = None,
     env: Mapping[str, Any] | None = None,
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
@@ -566,6 +567,9 @@ def start(
             "num_gpus": len(gpus),
             "gpus": gpus,
             "resources": {"memory": memory_total or machine.task_memory(), **(resources or {})},
+            "memory_limit": memory_limit,
+            "memory_share": machine.usage_threshold(),
+            "memory_refresh": machine.refresh_seconds(),
             "max_workers": MAX_PROCESSES,
             "log_to_driver": log_to_driver,
             "logging_level": _level(logging_level),

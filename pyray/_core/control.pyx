@@ -332,6 +332,17 @@ def requeue(uint64_t handle, int attempt):
     enqueue(C, handle)
 
 
+def hold_back(uint64_t handle, int attempt):
+    """Keep a lost task for this attempt, in no queue: `requeue` queues it.
+
+    It stands as one that waits at the node, so that whoever cancels it, or finds its submitter
+    dead, fails it as any that has not begun.
+    """
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s = at_load64(&t.state)
+    at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt) | TASK_NODE)
+
+
 def fail(uint64_t handle, error):
     """Seal a lost task's returns with an exception."""
     cdef pr_task *t = task_at(C, handle)
@@ -379,6 +390,33 @@ def fast_queue():
         if at_load8(&C.dispatch.hint[p]) > deepest:
             deepest = at_load8(&C.dispatch.hint[p])
     return n, max(0, deepest - 1)
+
+
+# ---- memory --------------------------------------------------------------------------------
+
+def watched():
+    """Whether memory is to be looked after: something has run since `unwatch`."""
+    return bool(at_load32(&C.dispatch.watched))
+
+
+def unwatch():
+    """Stop looking after memory until something runs, unless something does by now."""
+    cdef uint32_t p
+    at_store32(&C.dispatch.watched, 0)
+    for p in range(2, at_load32(&C.head.procs_high)):
+        if at_load64(&C.procs[p].current):
+            at_store32(&C.dispatch.watched, 1)
+
+
+def leave_unwatched():
+    """Nobody looks after memory in this session: nobody is to ring for it."""
+    at_store32(&C.dispatch.watched, 1)
+
+
+def began(uint32_t p):
+    """When the task that a process runs began, in nanoseconds of CLOCK_MONOTONIC; 0: it runs
+    several at once."""
+    return C.procs[p].started_ns
 
 
 def wake_everyone():

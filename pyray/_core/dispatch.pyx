@@ -35,6 +35,13 @@ cdef void ring_node(Ctx *c) noexcept nogil:
         write(c.bell_fd, &one, 8)
 
 
+cdef void be_watched(Ctx *c) noexcept nogil:
+    """Before a task runs: the node is to look after memory again, if it has stopped.  The word lies
+    beside what is read for each task anyway."""
+    if at_load_relaxed32(&c.dispatch.watched) == 0 and at_cas32(&c.dispatch.watched, 0, 1):
+        ring_node(c)
+
+
 cdef void expect_here(pr_proc *p) noexcept nogil:
     """Before waking a process: where it parked on this CPU it will most likely come up on it,
     however idle the others are (to the scheduler a virtual CPU that is halted is a busy one).  Then

@@ -23,15 +23,23 @@ from typing import Any
 
 from pyray import definitions, protocol
 from pyray._core import cancelling, control, recovery, serializer, shm, store, tasks
-from pyray.exceptions import OwnerDiedError, SessionError, WorkerCrashedError, describe_exit
+from pyray.exceptions import (
+    OutOfMemoryError,
+    OwnerDiedError,
+    SessionError,
+    WorkerCrashedError,
+    describe_exit,
+)
 from pyray.node import messages as m
 from pyray.node.actors import Actors
 from pyray.node.cancels import Cancels
 from pyray.node.dedicated import Dedicated
 from pyray.node.groups import Groups
+from pyray.node.memory import Shortage
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
 from pyray.node.state import Remembered, names_of, tell_of_actor, tell_of_worker
+from pyray.node.watch import Watch
 from pyray.node.workers import (
     PROC_ALIVE,
     SHAPED_ACTOR,
@@ -115,6 +123,7 @@ class Shell:
         self.released = False
         self.crash: tuple[int, str, str | None, int | None] = (0, "ended", None, None)
         self.forced = False  # that worker was killed to cancel its task
+        self.shortage: Shortage | None = None  # that worker was ended for its memory
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -147,6 +156,7 @@ class Shell:
         self.actors.on_forget = self.past.actor_forgotten
         self.cancels = Cancels(self.workers, self.name_of, self._forget)
         self.groups = Groups(self.scheduler, self.feed, self._forget_shapes, self.config)
+        self.watch = Watch(self.config, self.workers, self.actors, self.name_of, self._say)
         import cloudpickle  # noqa: F401  (workers start with it)
 
         import pyray.worker.main  # noqa: F401  (so that a fork has nothing left to import)
@@ -158,6 +168,9 @@ class Shell:
         self._watch(self.sock.fileno(), self._on_driver)
         self._watch(self.bell, self._on_bell)
         self._watch(self.driver_fd, self._on_driver_end)
+        if self.watch.fd >= 0:
+            self.by_fd[self.watch.fd] = lambda events: self.watch.pressed()
+            self.epoll.register(self.watch.fd, select.EPOLLPRI)
         self.feed(m.Started())
         self._send(protocol.frame(protocol.HELLO))
         next_tick = time.monotonic() + TICK_SECONDS
@@ -165,7 +178,8 @@ class Shell:
             timeout = -1.0
             if self._needs_ticks():
                 timeout = max(0.0, next_tick - time.monotonic())
-            if self.scheduler.deferring or control.wanted_tokens():
+            turn = self.scheduler.deferring or control.wanted_tokens() > 0
+            if turn:
                 timeout = TURN_SECONDS
             if self.cancels.busy:
                 self.cancels.work()
@@ -173,14 +187,19 @@ class Shell:
             again = self.cancels.again
             if again is not None and not 0 <= timeout <= again:
                 timeout = again
+            due = self.watch.due()
+            if due is not None and not 0 <= timeout <= due:
+                timeout = due
             for fd, events in self.epoll.poll(timeout):
                 handler = self.by_fd.get(fd)
                 if handler is not None:
                     handler(events)
             if again is not None:
                 self.cancels.interrupt_again()
-            if timeout == TURN_SECONDS:
+            if turn:
                 self.look()
+            if due is not None:
+                self.watch.look()
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECONDS
                 if self._needs_ticks():
@@ -541,6 +560,8 @@ class Shell:
             return f"{name}{again} runs"
         if status == 1:
             return f"{name} waits for its arguments"
+        if self.watch.holds(task):
+            return f"{name}{again} waits for memory: its worker was ended for want of it"
         if shape:
             why = self.scheduler.why_waiting(task, control.token_counts()[0])
             return f"{name} is queued: {why or 'for resources'}"
@@ -602,6 +623,8 @@ class Shell:
             self.feed(m.FastDemand(ready + running if ready else 0, depth=depth))
         self._look_at_workers()
         for task, shape, depth in news:
+            if self.watch.holds(task):
+                continue
             if task in self.shaped:
                 self.feed(m.TaskUrgent(task))
             else:
@@ -736,6 +759,8 @@ class Shell:
                 self.shaped.pop(i.task, None)
                 if cancelling.cancelled(i.task):
                     self._fail(i.task, "it was cancelled")
+                elif self.shortage is not None:
+                    self.watch.hold(i.task, i.attempt, self.shortage)
                 else:
                     control.requeue(i.task, i.attempt)
             case m.FailTask():
@@ -859,6 +884,8 @@ class Shell:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.files)
         self.epoll.close()
+        if self.watch.fd >= 0:
+            os.close(self.watch.fd)
         self.sock.close()
         os.close(self.driver_fd)
         for w in self.workers.values():
@@ -905,6 +932,7 @@ class Shell:
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
+        what = self.watch.ended(worker, what, actor is not None)
         self.past.worker_ended(worker, what, code)
         owner = OwnerDiedError(
             f"the worker that submitted this task (pid={worker.pid}) {what} before the task started"
@@ -926,7 +954,7 @@ class Shell:
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
                 actor = None
         self.groups.creator_ended(slot if actor else -1, ended)
-        said = None if actor is None else self.actors.process_ended(actor, slot, code)
+        said = None if actor is None else self.actors.process_ended(actor, slot, code, what)
         if said is not None:
             name, line = said
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
@@ -940,7 +968,9 @@ class Shell:
             elif view is not None:
                 self.crash = (worker.pid, what, signal_name, exit_code)
                 self.forced = worker.forced is not None
+                self.shortage = worker.shortage
                 self.feed(m.TaskLost(task, started, view[1], view[2]))
+                self.shortage = None
         control.wake_everyone()
         self.look()
 
@@ -955,6 +985,10 @@ class Shell:
                 line += f"; the task is run again (retry {view[1] + 1} of {view[2]})"
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
 
+    def _say(self, line: str) -> None:
+        """A line of the node's own in the driver's output."""
+        self._send(protocol.output(2, os.getpid(), b"node", line.encode()))
+
     def _fail(self, task: int, reason: str) -> None:
         """Fail a task whose worker died."""
         view = control.task_view(task)
@@ -966,10 +1000,16 @@ class Shell:
             how = "by force: its worker" if self.forced else "while it ran, and its worker"
             cancelling.fail_cancelled(task, name, f"was cancelled {how} (pid={pid}) {what}")
             return
-        text = f"task {name}: its worker (pid={pid}) {what} while it ran"
+        short = self.shortage
+        how = "was ended because memory ran short" if short is not None else what
+        text = f"task {name}: its worker (pid={pid}) {how} while it ran"
         if view[1]:
             text += f", as in {view[1]} attempt(s) before"
-        control.fail(task, WorkerCrashedError(text, name, pid, signal_name, exit_code))
+        error = WorkerCrashedError(text, name, pid, signal_name, exit_code)
+        if short is not None:
+            text += f": {short.text}"
+            error = OutOfMemoryError(text, name, pid, signal_name, None, short.memory, short.limit)
+        control.fail(task, error)
 
 
 def _kill(pid: int) -> None:

@@ -129,6 +129,7 @@ def _become_worker(
     sys.stdout = sys.__stdout__ = TaskOutput(1)  # type: ignore[misc, assignment]
     sys.stderr = sys.__stderr__ = TaskOutput(2)  # type: ignore[misc, assignment]
     shm.set_process_name("pyray worker")
+    _go_first()
     environment.set_up(runtime_env.from_text(config["runtime_env"]))
     _limit_threads(os.environ, 1)
     if config["num_gpus"]:
@@ -153,6 +154,16 @@ def _become_worker(
     )
     shm.adopt(slot)
     tasks.reset()
+
+
+def _go_first() -> None:
+    """Should the kernel have to kill somebody for memory, then a worker, whose task can be run
+    again, and not the driver. What the worker starts has it from here."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb", 0) as f:
+            f.write(b"1000")
+    except OSError:
+        return  # there is no /proc, or not for us
 
 
 def _loop() -> int:
