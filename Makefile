@@ -3,6 +3,7 @@
 #   make demo          build pyray and the Cython examples, then run every example
 #   make test          the same, then the tests         (ARGS="-k store" goes to pytest)
 #   make test-slow     the tests that take minutes each
+#   make test-root     attacks by other users, real cgroups, namespaces: as root
 #   make check         linters, types, stubs            (make -k check: all of them, come what may)
 #   make format        let ruff format and fix what it can
 #   make docs          docs/api.md, from the docstrings
@@ -44,7 +45,7 @@ export PATH := $(bin):$(PATH)
 # Nor PYTHONDONTWRITEBYTECODE: each of the tests starts processes that would all compile anew.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow check docs format bench bench-peers clean distclean FORCE \
+.PHONY: demo test test-slow test-root check docs format bench bench-peers clean distclean FORCE \
 	check-ruff check-format check-cython check-stubs check-types
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
@@ -62,6 +63,11 @@ test: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 test-slow: $(stamps)/core $(stamps)/examples $(stamps)/needs-test
 	$(say) "running the tests that take long"
 	@$(python) -m pytest -q -m slow --timeout 900 $(ARGS)
+
+# As root with an environment that `make test` has made: sudo make test-root.
+test-root: $(stamps)/core $(stamps)/needs-test
+	$(say) "running the tests that need root"
+	@$(python) -m pytest -q -m root $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
 

@@ -113,8 +113,8 @@ def init(
     if unknown:
         raise TypeError(
             f"init has no option {unknown[0]!r}; there are num_cpus, num_gpus, resources, "
-            "object_store_memory, memory_limit, ignore_reinit_error, namespace, log_to_driver, logging_level and "
-            "local_mode"
+            "object_store_memory, memory_limit, ignore_reinit_error, namespace, log_to_driver, "
+            "logging_level and local_mode"
         )
     if address not in (None, "local", "auto"):
         raise ValueError(

@@ -7,7 +7,8 @@ import os
 STORE_SHARE = 0.3
 # Left free when the store grows, so that the next to ask for memory is not killed.
 RESERVE = 64 << 20
-# What tasks are to leave free (see `memory_to_spare`) is at most this.
+# How much of the memory may be used before tasks are ended, but for so many bytes at most.
+THRESHOLD = 0.95
 SPARE_AT_MOST = 1 << 30
 # Version 1 of cgroups says so where there is no limit: as much as its counter can hold.
 NO_LIMIT = 1 << 60
@@ -131,7 +132,7 @@ def usage_threshold() -> float:
     ValueError
         The variable is no number between 0 and 1.
     """
-    text = os.environ.get(THRESHOLD_VARIABLE, "0.95")
+    text = os.environ.get(THRESHOLD_VARIABLE, str(THRESHOLD))
     try:
         share = float(text)
     except ValueError:
@@ -164,8 +165,9 @@ def refresh_seconds() -> float:
 
 
 def memory_to_spare(limit: int, share: float) -> int:
-    """Bytes of a limit that tasks leave free; a tenth of a big machine would be too much."""
-    return min(int(limit * (1 - share)), SPARE_AT_MOST)
+    """Bytes of a limit that tasks leave free: what the user says, else no more than a gigabyte."""
+    spare = int(limit * (1 - share))
+    return min(spare, SPARE_AT_MOST) if share == THRESHOLD else spare
 
 
 def available_memory() -> tuple[int, str]:

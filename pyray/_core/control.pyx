@@ -4,10 +4,11 @@ Processes' slots, tokens lent to tasks with resources of their own, handing such
 queueing or failing a task whose worker died.  Only the node process calls these.
 """
 
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset, strncpy
+from libc.string cimport memset, strerror, strncpy
 from pyray._core.dispatch cimport (
-    pop_idle, rescue, ring_node, tokens_for_node, tokens_from_node, wake_process,
+    pop_idle, rescue, ring_node, set_alarm, tokens_for_node, tokens_from_node, wake_process,
 )
 from pyray._core.events cimport note_for, outcome_of
 from pyray._core.layout cimport *
@@ -19,6 +20,13 @@ from pyray._core.records cimport (
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.running cimport finish, store_error_at
 from pyray._core.streams cimport settle_stream
+
+cdef extern from "<time.h>" nogil:
+    int CLOCK_MONOTONIC
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    int timerfd_create(int clock, int flags)
+    int TFD_CLOEXEC, TFD_NONBLOCK
 
 cdef Ctx *C = get_ctx()
 
@@ -393,6 +401,16 @@ def fast_queue():
 
 
 # ---- memory --------------------------------------------------------------------------------
+
+def make_alarm():
+    """A descriptor that becomes readable soon after `watched` has become true; for the node, which
+    forks the workers, who inherit it."""
+    cdef int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+    if fd < 0:
+        raise OSError(errno, f"timerfd_create failed: {strerror(errno).decode()}")
+    set_alarm(fd)
+    return fd
+
 
 def watched():
     """Whether memory is to be looked after: something has run since `unwatch`."""

@@ -168,8 +168,10 @@ class Shell:
         self._watch(self.sock.fileno(), self._on_driver)
         self._watch(self.bell, self._on_bell)
         self._watch(self.driver_fd, self._on_driver_end)
+        if self.watch.alarm >= 0:
+            self._watch(self.watch.alarm, lambda events: self.watch.woken())
         if self.watch.fd >= 0:
-            self.by_fd[self.watch.fd] = lambda events: self.watch.pressed()
+            self.by_fd[self.watch.fd] = self._on_pressure
             self.epoll.register(self.watch.fd, select.EPOLLPRI)
         self.feed(m.Started())
         self._send(protocol.frame(protocol.HELLO))
@@ -250,6 +252,12 @@ class Shell:
                     os.waitpid(pid, os.WNOHANG)
                 except ChildProcessError:
                     continue
+
+    def _on_pressure(self, events: int) -> None:
+        if events & select.EPOLLERR:
+            self._unwatch(self.watch.fd)  # the cgroup has gone, and would be news for ever
+        else:
+            self.watch.pressed()
 
     def _on_driver_end(self, events: int) -> None:
         self.ended = True

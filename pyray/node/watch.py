@@ -20,6 +20,8 @@ from pyray.node.workers import TASK_NODE, Worker, children, seize
 
 # A process that was killed gives its memory back within this, or it is not waited for any more.
 ENDING_SECONDS = 2.0
+# The first look after a rest, from when the node has heard that something runs.
+FIRST_SECONDS = 0.05
 # Looks that find nothing running before the watch ends, until something runs again.
 IDLE_LOOKS = 2
 # What was ended waits for room for what it had, or until nothing else runs; no longer than this
@@ -85,15 +87,18 @@ class Watch:
         self._actors = actors
         self._name_of = name_of
         self._say = say
-        self._next = 0.0  # when to look; 0: not watching
+        self._next = 0.0  # when to look; 0: not known yet
         self._idle = 0
         self._ending: tuple[Worker, float] | None = None
         self._said = False
         self._kills = machine.oom_kills()
         self._held: dict[int, Held] = {}
         self._released = 0.0
-        self.fd = self._pressure() if self._longest else -1
-        if not self._longest:
+        self.fd = self.alarm = -1
+        if self._longest:
+            self.fd = self._pressure()
+            self.alarm = control.make_alarm()
+        else:
             control.leave_unwatched()
 
     def _pressure(self) -> int:
@@ -117,17 +122,27 @@ class Watch:
         """Seconds until `look` is to be called; None: no need to."""
         if not self._longest or not control.watched():
             return None
-        return max(0.0, self._next - time.monotonic())
+        now = time.monotonic()
+        if not self._next:
+            self._next = now + FIRST_SECONDS
+        return max(0.0, self._next - now)
+
+    def woken(self) -> None:
+        """Something runs after a rest: `due` says when to look."""
+        os.read(self.alarm, 8)
 
     def pressed(self) -> None:
         """The kernel tells that processes wait for memory."""
-        self._next = 0.0
-        self.look()
+        if self._longest:
+            self._next = 0.0
+            self._look()
 
     def look(self) -> None:
         """Look at memory if it is time to, and end a worker if it runs short."""
-        if time.monotonic() < self._next or not self._longest:
-            return
+        if time.monotonic() >= self._next > 0:
+            self._look()
+
+    def _look(self) -> None:
         began = time.thread_time()
         limits = self._limits()
         self._release(limits)
@@ -140,7 +155,9 @@ class Watch:
         self._idle = 0 if runs or self._held or self._ending or over else self._idle + 1
         if self._idle >= IDLE_LOOKS:
             self._idle = 0
+            self._next = 0.0
             control.unwatch()
+            return
         rest = pause(limits, time.thread_time() - began, self._longest)
         if self._held:
             rest = min(rest, BACK_PAUSE)
@@ -218,9 +235,7 @@ class Watch:
         actor = self._actors.by_slot.get(worker.slot)
         if actor is not None:
             began = int(worker.began * 1e9)
-            return Candidate(
-                worker.slot, worker.pid, memory, actor.handle, actor.left(), began
-            )
+            return Candidate(worker.slot, worker.pid, memory, actor.handle, actor.left(), began)
         task = self._task(worker)
         view = control.task_view(task) if task else None
         again = view is not None and (view[2] < 0 or view[1] < view[2])
@@ -272,7 +287,8 @@ class Watch:
         """Keep a task that is to be run again until there is room for what it had."""
         control.hold_back(task, attempt)
         self._held[task] = Held(task, attempt, shortage.memory)
-        self._next = min(self._next, time.monotonic() + BACK_PAUSE)
+        soon = time.monotonic() + BACK_PAUSE
+        self._next = min(self._next or soon, soon)
 
     def holds(self, task: int) -> bool:
         """Whether a task waits here."""
