@@ -10,6 +10,10 @@ RESERVE = 64 << 20
 # How much of the memory may be used before tasks are ended, but for so many bytes at most.
 THRESHOLD = 0.95
 SPARE_AT_MOST = 1 << 30
+# What the node has open besides its workers' pipes, sockets and handles, and for each of those, one
+# that is being started included.
+FILES_OF_NODE = 24
+FILES_OF_WORKER = 4
 # Version 1 of cgroups says so where there is no limit: as much as its counter can hold.
 NO_LIMIT = 1 << 60
 
@@ -209,6 +213,57 @@ def why_not_grow(size: int) -> str | None:
                 "what it has"
             )
     return None
+
+
+def workers_by_files(limit: int) -> int:
+    """How many workers a node can have that may open so many files; -1: as many as it likes."""
+    if limit < 0:
+        return 1 << 20
+    return max(0, limit - FILES_OF_NODE) // FILES_OF_WORKER
+
+
+def why_not_start(num_cpus: int) -> str | None:
+    """Why there can be no session here, whatever its size; None if there can."""
+    import resource
+
+    if not os.path.exists("/proc/self/fd"):
+        return (
+            "there is no /proc here, where pyray finds the processes of a session; mount it "
+            "(mount -t proc proc /proc)"
+        )
+    # The soft limit is the driver's own affair; the node raises its to the hard one.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    need = max(1, num_cpus) + 1  # one more than the pool: for an actor
+    if workers_by_files(files) < need:
+        return (
+            f"a process may open {files} files here, and a session of {num_cpus} CPUs needs "
+            f"{FILES_OF_NODE + need * FILES_OF_WORKER}: raise the hard limit (ulimit -Hn) or use "
+            "fewer CPUs (num_cpus=)"
+        )
+    return None
+
+
+def which_limit(error: BaseException) -> str:
+    """What in the limits on this process may be behind an error at the start: goes after it."""
+    import errno
+    import resource
+
+    known = {
+        errno.ENOMEM: (resource.RLIMIT_AS, "its address space", "ulimit -v"),
+        errno.EFBIG: (resource.RLIMIT_FSIZE, "the size of its files", "ulimit -f"),
+        errno.EMFILE: (resource.RLIMIT_NOFILE, "its open files", "ulimit -n"),
+        errno.EAGAIN: (resource.RLIMIT_NPROC, "its user's processes and threads", "ulimit -u"),
+    }
+    code = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if isinstance(error, RuntimeError):
+        code = errno.EAGAIN  # that is how `threading` says it
+    if code not in known:
+        return ""
+    number, what, command = known[code]
+    limit = resource.getrlimit(number)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f"; this process has a limit on {what} ({command}): {limit}"
 
 
 def gpu_names(asked: int | None) -> list[str]:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pyray import definitions, protocol
+from pyray import definitions, machine, protocol
 from pyray._core import cancelling, control, recovery, serializer, shm, store, tasks
 from pyray.exceptions import (
     OutOfMemoryError,
@@ -88,12 +88,15 @@ class Shell:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGCHLD, self._on_signal)
         self.children_ended = False
-        # Each worker takes six descriptors here; workers get the user's limit back.
+        # Each worker takes some descriptors here; workers get the user's limit back.
         self.files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.files[1], self.files[1]))
         for fd in (memory, sock, bell):
             os.set_inheritable(fd, False)
-        self.driver_fd = os.pidfd_open(driver)
+        try:
+            self.driver_fd = os.pidfd_open(driver)
+        except ProcessLookupError:
+            os._exit(0)  # it has ended before we were up
         if os.getppid() != driver:
             os._exit(0)
         self.sock = protocol.Socket(fileno=sock)
@@ -123,6 +126,7 @@ class Shell:
         self.released = False
         self.crash: tuple[int, str, str | None, int | None] = (0, "ended", None, None)
         self.forced = False  # that worker was killed to cancel its task
+        self.refused = ""  # why the last worker could not be forked
         self.shortage: Shortage | None = None  # that worker was ended for its memory
 
     # ---- life ------------------------------------------------------------------------------
@@ -145,7 +149,9 @@ class Shell:
                 num_cpus=self.config["num_cpus"],
                 num_gpus=self.config["num_gpus"],
                 resources=self.config["resources"],
-                max_workers=min(self.config["max_workers"], (self.files[1] - 64) // 6),
+                max_workers=min(
+                    self.config["max_workers"], machine.workers_by_files(self.files[1])
+                ),
             )
         )
         limit = self.scheduler.process_limit
@@ -788,7 +794,7 @@ class Shell:
             case m.PoolBroken():
                 text = (
                     f"{i.failures} workers in a row ended while they were starting; their output "
-                    "above says why"
+                    f"above says why{self.refused}"
                 )
                 if not any(w.up and not w.dedicated for w in self.workers.values()):
                     self._send(protocol.frame(protocol.FATAL, text.encode()))
@@ -874,8 +880,9 @@ class Shell:
     def _start_worker(self) -> None:
         try:
             self._fork()
-        except OSError:
+        except OSError as error:
             # One worker fewer, not the end of the session.
+            self.refused = f"; the system refused one: {error}{machine.which_limit(error)}"
             self.queue.append(m.WorkerDied(-1))
 
     def _fork(self, given: Given | None = None) -> Worker:
