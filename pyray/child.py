@@ -48,7 +48,11 @@ class Child:
             closed = [fd for fd in _inheritable() if fd > 2 and fd not in inherited]
             actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, *pair) for pair in copies]
             actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in (null, *closed)]
-            self.pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
+            # No signal is blocked there, whatever this thread has blocked: workers are interrupted
+            # by one.
+            self.pid = os.posix_spawnp(
+                command[0], command, os.environ, file_actions=actions, setsigmask=()
+            )
         finally:
             os.close(null)
         # From now on its number may become another process's, should others reap children of ours.

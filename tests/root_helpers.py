@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
+import cloudpickle
+import numpy
 import pytest
 from helpers import wait_until
+
+import pyray
 
 # Users without a name or any rights; the one runs pyray, the other attacks.
 ONE, OTHER = 64001, 64002
@@ -71,3 +79,54 @@ def oom_kills(directory: pathlib.Path) -> int:
                 if line.startswith("oom_kill "):
                     return int(line.split()[1])
     raise AssertionError("this cgroup does not count")
+
+
+def become(user: int) -> None:
+    """In a child, before its program: be this user for good, with no rights."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+@functools.cache
+def python_for_all() -> tuple[str, str]:
+    """(a Python that users without rights can run, the PYTHONPATH that it needs).
+
+    The one of the tests may lie in root's home; then the system's, of the same version, does.
+    """
+    root = str(pathlib.Path(pyray.__file__).parent.parent)
+    libraries = sorted({str(pathlib.Path(m.__file__).parent.parent) for m in (numpy, cloudpickle)})
+    path = ":".join([root, *libraries])
+    version = "{}.{}".format(*sys.version_info)
+    for python in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
+        done = subprocess.run(
+            ["/bin/sh", "-c", 'exec "$0" -c "import pyray._core.shm, numpy, cloudpickle"', python],
+            env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+            preexec_fn=lambda: become(ONE),
+            capture_output=True,
+            cwd="/",
+        )
+        if done.returncode == 0:
+            return python, path
+    pytest.skip(f"no Python {version} here that a user without rights can run")
+
+
+def run_as(
+    user: int, script: pathlib.Path, *arguments: str, shell: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user without rights; `shell` goes before, as root."""
+    python, path = python_for_all()
+    command = [python, str(script), *arguments]
+    if shell:
+        words = shlex.join(["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"])
+        command = ["unshare", "-m", "sh", "-ec", f"{shell}\nexec {words} {shlex.join(command)}"]
+    return subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path, **env},
+        preexec_fn=None if shell else lambda: become(user),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+    )

@@ -49,6 +49,7 @@ def main() -> None:
         said = "OK"
     except BaseException as error:
         said = f"{type(error).__name__}: {error}"
+    ray.shutdown()
     if fds is not None:
         left = set(os.listdir("/proc/self/fd")) - fds
         assert not left, f"descriptors left: {left}"

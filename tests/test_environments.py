@@ -216,6 +216,29 @@ def test_signals_are_blocked(tmp_path: pathlib.Path) -> None:
     assert run(tmp_path, lambda: signal.pthread_sigmask(signal.SIG_BLOCK, everything)) == "OK"
 
 
+def test_tasks_are_cancelled_where_signals_are_blocked(driver: Any) -> None:
+    d = driver("""
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+begin()
+@ray.remote
+def spin():
+    pathlib.Path(HERE, "spins").touch()
+    while True:
+        time.sleep(0.01)
+ref = spin.remote()
+while not os.path.exists(HERE + "/spins"):
+    time.sleep(0.005)
+ray.cancel(ref)
+try:
+    ray.get(ref, timeout=10)
+except ray.exceptions.RayError as error:
+    say(error=type(error).__name__)
+""")
+    assert d.said("error") == "TaskCancelledError"
+    assert d.ended() == 0
+    d.assert_gone()
+
+
 @pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_ignored(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     assert run(tmp_path, lambda: signal.signal(number, signal.SIG_IGN)) == "OK"
