@@ -1,7 +1,7 @@
 """Strange surroundings that only root can make: `make test-root`.
 
-In a mount namespace of their own each, so that nobody else sees them. Beware of what reaches through
-that: with `remount` the options of /proc change for all, so a new one is mounted instead.
+In a mount namespace of their own each, so that nobody else sees them. Beware of what reaches beyond
+it: with `remount` the options of /proc change for all, so a new one is mounted instead.
 """
 
 from __future__ import annotations

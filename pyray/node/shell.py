@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from pyray import definitions, machine, protocol
 from pyray._core import cancelling, control, recovery, serializer, shm, store, tasks
@@ -268,7 +268,7 @@ class Shell:
     def _on_driver_end(self, events: int) -> None:
         self.ended = True
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> NoReturn:
         """Tell the driver why, and end with everything."""
         try:
             self.sock.settimeout(1.0)
@@ -332,7 +332,14 @@ class Shell:
         if not data:
             self.ended = True
             return
-        for kind, payload in self.frames.feed(data):
+        try:
+            frames = self.frames.feed(data)
+        except ValueError as error:
+            self.give_up(
+                f"what came from the driver is no message ({error}): something there has "
+                "written to the node's socket"
+            )
+        for kind, payload in frames:
             if kind == protocol.STOP:
                 self.ended = True
             elif kind == protocol.CALL:
@@ -350,7 +357,12 @@ class Shell:
         if not data:
             self._unwatch(worker.link.fileno())
             return
-        for kind, payload in worker.frames.feed(data):
+        try:
+            frames = worker.frames.feed(data)
+        except ValueError as error:
+            self._cut_off(worker, error)
+            return
+        for kind, payload in frames:
             if kind == protocol.CALL:
                 worker.link.setblocking(True)
                 worker.link.settimeout(1.0)
@@ -362,6 +374,14 @@ class Shell:
                     worker.link.shutdown(protocol.SHUT_RDWR)
                     return
                 worker.link.setblocking(False)
+
+    def _cut_off(self, worker: Worker, error: ValueError) -> None:
+        """A worker's messages are none any more: its calls are to fail, and it goes on without."""
+        self._unwatch(worker.link.fileno())
+        worker.link.shutdown(protocol.SHUT_RDWR)
+        line = f"what came from this worker is no message ({error}): something in its task has "
+        line += "written to the node's socket, and the worker cannot call the node any more"
+        self._send(protocol.output(2, worker.pid, b"worker", line.encode()))
 
     def _answer(self, payload: bytes) -> bytes:
         number, body = protocol.split(payload)

@@ -40,6 +40,7 @@ class NodeLink:
         # What has come of a reply stays here should an interrupt end the wait for the rest.
         self._frames = protocol.Frames()
         self._replies: list[tuple[int, bytes]] = []
+        self.broken = False  # no call can be made any more
 
     def call(self, operation: str, *args: Any) -> Any:
         """What the node answers; raises what it raises."""
@@ -55,6 +56,12 @@ class NodeLink:
                 while number != self._number:
                     protocol.discard(body)  # of a call that was interrupted
                     number, body = self._next_reply()
+            except (OSError, ValueError) as error:
+                self.broken = True
+                raise NodeDiedError(
+                    f"this worker (pid={os.getpid()}) has lost its connection to the node process "
+                    f"({error}): that has ended, or something in a task has written to its socket"
+                ) from None
             finally:
                 interrupts.let_through()
         ok, value = pickle.loads(body)
@@ -71,7 +78,7 @@ class NodeLink:
         while not self._replies:
             data = self._sock.recv(1 << 20)
             if not data:
-                raise NodeDiedError("the node process ended during this call")
+                raise ConnectionResetError("it was closed during this call")
             self._replies += self._frames.feed(data)
         return protocol.split(self._replies.pop(0)[1])
 
@@ -167,6 +174,7 @@ def _go_first() -> None:
 
 
 def _loop() -> int:
+    from pyray import session
     from pyray._core import control
 
     seconds = BUSY_SECONDS
@@ -182,6 +190,10 @@ def _loop() -> int:
             break
         if control.stopping():
             return 0
+        current: Any = session.current()
+        if current._node.broken:
+            _drain()
+            return 1  # another one can call the node
         sys.stdout.flush()
         sys.stderr.flush()
         holding = tasks.sweep_idly()
