@@ -56,8 +56,9 @@ def _ancestors(controller: str, root: str) -> list[str]:
     except OSError:
         return []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if colon and controller in controllers.split(","):
             parts = path.strip("/").split("/") if path.strip("/") else []
             # In a container the path may be the host's; what is mounted at the root is ours then.
             return ["/".join([root, *parts[:i]]) for i in range(len(parts), -1, -1)]

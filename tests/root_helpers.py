@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -130,3 +131,38 @@ def run_as(
         timeout=60,
         cwd="/",
     )
+
+
+# ---- sockets -----------------------------------------------------------------------------------
+
+
+def sockets_of(pids: list[int], kind: str, inode_at: int) -> list[str]:
+    """Lines of /proc/net about sockets that these processes have open."""
+    ours = set()
+    for pid in pids:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{fd}"))
+                if found:
+                    ours.add(found[1])
+    lines = pathlib.Path(f"/proc/{pids[0]}/net/{kind}").read_text().splitlines()[1:]
+    return [line for line in lines if line.split()[inode_at] in ours]
+
+
+def names_of_sockets(pids: list[int]) -> list[str]:
+    """Names of Unix sockets that belong to these processes."""
+    return [line.split()[7] for line in sockets_of(pids, "unix", 6) if len(line.split()) > 7]
+
+
+def assert_no_names_or_ports(pids: list[int]) -> None:
+    """Nobody can connect to these processes: all they have are pairs that were inherited."""
+    for kind in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6", "udplite", "udplite6"):
+        if os.path.exists(f"/proc/{pids[0]}/net/{kind}"):
+            assert not sockets_of(pids, kind, 9)
+    assert not sockets_of(pids, "packet", 8)
+    assert not sockets_of(pids, "netlink", 9)
+    unix = sockets_of(pids, "unix", 6)
+    assert unix
+    for line in unix:
+        assert len(line.split()) == 7, f"a socket with a name: {line}"
+        assert not int(line.split()[3], 16) & 0x10000, f"a socket that listens: {line}"
