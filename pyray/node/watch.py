@@ -91,7 +91,8 @@ class Watch:
         self._idle = 0
         self._ending: tuple[Worker, float] | None = None
         self._said = False
-        self._kills = machine.oom_kills()
+        # At the first look, since it takes half a millisecond; None: not known yet.
+        self._kills = None if self._longest else machine.oom_kills()
         self._held: dict[int, Held] = {}
         self._released = 0.0
         self.fd = self.alarm = -1
@@ -144,6 +145,8 @@ class Watch:
 
     def _look(self) -> None:
         began = time.thread_time()
+        if self._kills is None:
+            self._kills = machine.oom_kills()
         limits = self._limits()
         self._release(limits)
         over = worst(limits)
@@ -273,7 +276,7 @@ class Watch:
         if worker.code != -signal.SIGKILL or worker.forced is not None:
             return what
         kills = machine.oom_kills()
-        counted, self._kills = kills > self._kills, kills
+        counted, self._kills = self._kills is not None and kills > self._kills, kills
         if not counted:
             return what
         return (
