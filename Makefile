@@ -5,6 +5,7 @@
 #   make test-slow     the tests that take minutes each
 #   make test-storm    the storms of docs/reliability.md in full size: half an hour
 #   make test-soak     ten minutes of mixed work    (PYRAY_SOAK_SECONDS=3600 for an hour)
+#   make test-root     attacks by other users, real cgroups, namespaces: as root
 #   make check         linters, types, stubs            (make -k check: all of them, come what may)
 #   make format        let ruff format and fix what it can
 #   make docs          docs/api.md, from the docstrings
@@ -46,7 +47,7 @@ export PATH := $(bin):$(PATH)
 # Nor PYTHONDONTWRITEBYTECODE: each of the tests starts processes that would all compile anew.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-storm test-soak check docs format bench bench-peers clean distclean FORCE \
+.PHONY: demo test test-slow test-storm test-soak test-root check docs format bench bench-peers clean distclean FORCE \
 	check-ruff check-format check-cython check-stubs check-types
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
@@ -73,6 +74,10 @@ test-storm: $(stamps)/core $(stamps)/needs-test
 test-soak: $(stamps)/core $(stamps)/needs-test
 	$(say) "soaking"
 	@$(run) -m pytest -q -m soak --timeout 14400 -o faulthandler_timeout=0 $(ARGS)
+# As root with an environment that `make test` has made: sudo make test-root.
+test-root: $(stamps)/core $(stamps)/needs-test
+	$(say) "running the tests that need root"
+	@$(python) -m pytest -q -m root $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
 

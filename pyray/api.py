@@ -41,6 +41,7 @@ def init(
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
     object_store_memory: int | None = None,
+    memory_limit: int | None = None,
     ignore_reinit_error: bool = False,
     namespace: str | None = None,
     log_to_driver: bool = True,
@@ -66,6 +67,10 @@ def init(
         Custom resources by name.
     object_store_memory : int, optional
         Bytes for objects; default 30% of the memory that is available.
+    memory_limit : int, optional
+        Bytes that the session's processes may have besides the object store, the driver's own
+        included: if they exceed it, the newest task that can be retried is ended. Default: what the
+        machine and the cgroup allow.
     ignore_reinit_error : bool, default False
         Do nothing if there is a session already.
     namespace : str, optional
@@ -108,8 +113,8 @@ def init(
     if unknown:
         raise TypeError(
             f"init has no option {unknown[0]!r}; there are num_cpus, num_gpus, resources, "
-            "object_store_memory, ignore_reinit_error, namespace, log_to_driver, logging_level and "
-            "local_mode"
+            "object_store_memory, memory_limit, ignore_reinit_error, namespace, log_to_driver, "
+            "logging_level and local_mode"
         )
     if address not in (None, "local", "auto"):
         raise ValueError(
@@ -120,6 +125,7 @@ def init(
     _whole("num_gpus", num_gpus, 0, 1024)
     _whole("_memory", _memory, 0, 1 << 46)
     _whole("object_store_memory", object_store_memory, 1, 1 << 46)
+    _whole("memory_limit", memory_limit, 1, 1 << 46)
     from pyray.options import check_options
 
     checked = check_options({"resources": resources, "runtime_env": runtime_env}, "init")
@@ -146,6 +152,7 @@ def init(
             local_mode,
             namespace,
             _memory,
+            memory_limit,
             checked["runtime_env"],
         )
     node = getattr(existing, "node", None)

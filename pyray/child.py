@@ -55,8 +55,15 @@ class Child:
             closed = [fd for fd in _inheritable() if fd > 2 and fd not in inherited]
             actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, *pair) for pair in copies]
             actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in (null, *closed)]
+            # No signal is blocked there, whatever this thread has blocked: workers are interrupted
+            # by one.
             self.pid = os.posix_spawnp(
-                command[0], command, {**os.environ, **env}, file_actions=actions, setsid=True
+                command[0],
+                command,
+                {**os.environ, **env},
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
             )
         finally:
             os.close(null)

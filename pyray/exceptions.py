@@ -126,6 +126,35 @@ class WorkerCrashedError(PyrayError):
         self.exit_code = exit_code
 
 
+class OutOfMemoryError(WorkerCrashedError, MemoryError):
+    """The worker that ran a task was ended because memory ran short, before the kernel would have
+    chosen whom to kill. A store that is full gives ObjectStoreFullError.
+
+    Attributes
+    ----------
+    task, pid, signal, exit_code
+        As of `WorkerCrashedError`.
+    memory : int
+        Bytes that the worker had, with what it had started; without the object store.
+    limit : int
+        Bytes that the machine, the cgroup or ``memory_limit`` allows in all.
+    """
+
+    def __init__(
+        self,
+        message: str = "a worker was ended because memory ran short",
+        task: str = "",
+        pid: int = 0,
+        signal: str | None = None,
+        exit_code: int | None = None,
+        memory: int = 0,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(message, task, pid, signal, exit_code)
+        self.memory = memory
+        self.limit = limit
+
+
 class UnserializableException(PyrayError):
     """Stands for an exception that could not be pickled; pyray gives a `TaskError` instead, whose
     text is the traceback."""
@@ -251,11 +280,6 @@ class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedEr
 
 class PlasmaObjectNotAvailable(PyrayError):
     """Cannot occur: there is no store apart from the session's memory."""
-
-
-class OutOfMemoryError(PyrayError):
-    """Not raised: a store that is full or a machine short of memory gives ObjectStoreFullError, and
-    a worker that the kernel kills a WorkerCrashedError."""
 
 
 class OutOfDiskError(PyrayError):

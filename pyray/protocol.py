@@ -1,8 +1,9 @@
 """Frames on the sockets between the node and the driver, and the node and its workers.
 
-A frame is a fixed header (kind, length) and so many bytes.  The length is checked against a cap
-before anything is read, and only calls and replies are unpickled.  The sockets are inherited pairs:
-no other process can get at them.
+A frame is a fixed header (kind, mark, length) and so many bytes.  All of the header is checked
+before anything is kept, and of what fails nothing is unpickled: the peer has ended, or something in
+its process has written to a descriptor that was not its own.  The sockets are inherited pairs: no
+other process can get at them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ __all__ = ["SHUT_RDWR", "Frames", "Socket", "socketpair"]
 # Environment variable that marks every process of a session.
 SESSION_VARIABLE = "PYRAY_SESSION"
 
-HEADER = struct.Struct("<BxxxI")
+HEADER = struct.Struct("<B3sI")
+MARK = b"pyr"
 CAP = 1 << 28
 
 CONFIG = 1  # driver -> node: pickled NodeConfig fields, once
@@ -34,13 +36,25 @@ FATAL = 8  # node -> driver: why it cannot go on
 INTERRUPT = 9  # driver -> node: pickled list of tasks that Ctrl-C has ended a wait for
 OUTPUT_HEAD = struct.Struct("<BxxxIH")
 NUMBER = struct.Struct("<Q")
+# Kinds, and how many bytes are the least of each.
+LEAST = {
+    CONFIG: 1,
+    HELLO: 0,
+    CALL: NUMBER.size + 1,
+    REPLY: NUMBER.size + 1,
+    OUTPUT: OUTPUT_HEAD.size,
+    SWEEP: 0,
+    STOP: 0,
+    FATAL: 0,
+    INTERRUPT: 1,
+}
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
     """A frame, ready to send."""
     if len(payload) > CAP:
         raise ValueError(f"a message of {len(payload)} bytes is over the limit of {CAP}")
-    return HEADER.pack(kind, len(payload)) + payload
+    return HEADER.pack(kind, MARK, len(payload)) + payload
 
 
 def pickled(kind: int, value: Any) -> bytes:
@@ -97,6 +111,18 @@ def split_output(payload: bytes) -> tuple[int, int, str, str]:
     return stream, pid, name, line
 
 
+def _length(kind: int, mark: bytes, length: int) -> int:
+    """How many bytes follow a header, if it is one."""
+    if mark != MARK or kind not in LEAST:
+        raise ValueError(f"a frame begins with {bytes([kind]) + mark!r}, which none of ours does")
+    if not LEAST[kind] <= length <= CAP:
+        raise ValueError(
+            f"a frame of kind {kind} and {length} bytes: it has {LEAST[kind]} at least, and {CAP} "
+            "at most"
+        )
+    return length
+
+
 class Frames:
     """Takes in bytes as they come and gives out whole frames."""
 
@@ -109,16 +135,14 @@ class Frames:
         Raises
         ------
         ValueError
-            A length over the cap: this is not one of our peers.
+            This is no frame of ours. What came before it is lost with it.
         """
         self._buffer += data
         out = []
         at = 0
         while len(self._buffer) - at >= HEADER.size:
-            kind, length = HEADER.unpack_from(self._buffer, at)
-            if length > CAP:
-                raise ValueError(f"a frame of {length} bytes is over the limit of {CAP}")
-            end = at + HEADER.size + length
+            kind, mark, length = HEADER.unpack_from(self._buffer, at)
+            end = at + HEADER.size + _length(kind, mark, length)
             if len(self._buffer) < end:
                 break
             out.append((kind, bytes(self._buffer[at + HEADER.size : end])))
@@ -128,14 +152,18 @@ class Frames:
 
 
 def read_frame(sock: Socket) -> tuple[int, bytes] | None:
-    """The next frame of a blocking socket, or None at its end."""
+    """The next frame of a blocking socket, or None at its end.
+
+    Raises
+    ------
+    ValueError
+        This is no frame of ours.
+    """
     head = _read(sock, HEADER.size)
     if head is None:
         return None
-    kind, length = HEADER.unpack(head)
-    if length > CAP:
-        raise ValueError(f"a frame of {length} bytes is over the limit of {CAP}")
-    payload = _read(sock, length)
+    kind, mark, length = HEADER.unpack(head)
+    payload = _read(sock, _length(kind, mark, length))
     return None if payload is None else (kind, payload)
 
 

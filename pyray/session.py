@@ -190,7 +190,7 @@ class Session(Resources):
             if not self.local_mode:
                 self._start_node(memory)
         except BaseException:
-            shm.detach()
+            self._abandon()
             raise
         control.set_bell(self._bell)
 
@@ -200,9 +200,10 @@ class Session(Resources):
                 "sys.executable is empty, so pyray cannot start its node process; set it to the "
                 "path of this Python before init()"
             )
-        ours, theirs = protocol.socketpair()
+        self._sock, theirs = protocol.socketpair()
         theirs = _above_standard(theirs)
         self._bell = above_standard(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self._holding = above_standard(os.eventfd(0, os.EFD_CLOEXEC))
         entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "__main__.py")
         arguments = [memory, theirs.fileno(), self._bell, os.getpid()]
         command = [sys.executable, "-P", entry, *map(str, arguments)]
@@ -212,22 +213,35 @@ class Session(Resources):
         try:
             self.node = Child(command, (memory, theirs.fileno(), self._bell), mark)
         except OSError as error:
-            ours.close()
-            os.close(self._bell)
+            from pyray import machine
+
             raise SessionError(
                 f"starting the node process with {command[0]} failed: {error}"
+                f"{machine.which_limit(error)}"
             ) from None
         finally:
             theirs.close()
-        self._sock = ours
         try:
-            ours.sendall(protocol.pickled(protocol.CONFIG, self.config))
+            self._sock.sendall(protocol.pickled(protocol.CONFIG, self.config))
         except OSError:
             pass  # it has ended already; the reader finds out how
-        self._holding = above_standard(os.eventfd(0, os.EFD_CLOEXEC))
         tasks.set_on_hold(self._on_hold)
         self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
         self._reader.start()
+
+    def _abandon(self) -> None:
+        """It could not be started: leave nothing."""
+        tasks.set_on_hold(None)
+        if self.node is not None:
+            self.node.kill()
+            self.node.wait()
+            self.node.close()
+        if self._sock is not None:
+            self._sock.close()
+        for fd in (self._bell, self._holding):
+            if fd >= 0:
+                os.close(fd)
+        shm.detach()
 
     def wait_until_up(self) -> None:
         """Wait for the node's first word."""
@@ -564,6 +578,7 @@ def start(
     local_mode: bool = False,
     namespace: str | None = None,
     memory_total: int | None = None,
+    memory_limit: int | None = None,
     env: Mapping[str, Any] | None = None,
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
@@ -580,6 +595,9 @@ def start(
         from pyray import machine
 
         gpus = machine.gpu_names(num_gpus)
+        cpus = machine.cpus() if num_cpus is None else num_cpus
+        if not local_mode and (why := machine.why_not_start(cpus)) is not None:
+            raise SessionError(f"a session cannot be started: {why}")
         try:
             cwd = os.getcwd()
         except FileNotFoundError:
@@ -588,10 +606,13 @@ def start(
                 "another one before init()"
             ) from None
         config: dict[str, Any] = {
-            "num_cpus": machine.cpus() if num_cpus is None else num_cpus,
+            "num_cpus": cpus,
             "num_gpus": len(gpus),
             "gpus": gpus,
             "resources": {"memory": memory_total or machine.task_memory(), **(resources or {})},
+            "memory_limit": memory_limit,
+            "memory_share": machine.usage_threshold(),
+            "memory_refresh": machine.refresh_seconds(),
             "max_workers": MAX_PROCESSES,
             "log_to_driver": log_to_driver,
             "logging_level": _level(logging_level),
@@ -608,9 +629,12 @@ def start(
         try:
             memory = above_standard(shm.create(size, RECORD_BYTES, config["num_cpus"]))
             session = Session(config, memory)
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, SessionError):
+                raise
             raise SessionError(
                 f"starting a session with an object store of {size} bytes failed: {error}"
+                f"{machine.which_limit(error)}"
             ) from None
         _current = session
         held.hurry = session.hurry

@@ -113,7 +113,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep pytest-timeout, if installed, behind the watchdog, which dumps every process."""
+    """Say which tests are not run here for want of root, and why.
+
+    And keep pytest-timeout, if installed, behind the watchdog, which dumps every process.
+    """
+    meant = "root" in config.option.markexpr
+    why = "it becomes other users, and makes cgroups and namespaces: say `make test-root`, as root"
+    for item in items:
+        if item.get_closest_marker("root") and (os.geteuid() or not meant):
+            item.add_marker(pytest.mark.skip(reason=f"not run: {why}"))
     if not config.pluginmanager.hasplugin("timeout"):
         return
     for item in items:

@@ -4,10 +4,11 @@ Processes' slots, tokens lent to tasks with resources of their own, handing such
 queueing or failing a task whose worker died.  Only the node process calls these.
 """
 
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset, strncpy
+from libc.string cimport memset, strerror, strncpy
 from pyray._core.dispatch cimport (
-    pop_idle, rescue, ring_node, tokens_for_node, tokens_from_node, wake_process,
+    pop_idle, rescue, ring_node, set_alarm, tokens_for_node, tokens_from_node, wake_process,
 )
 from pyray._core.events cimport note_for, outcome_of
 from pyray._core.layout cimport *
@@ -19,6 +20,13 @@ from pyray._core.records cimport (
 from pyray._core.shm cimport Ctx, get_ctx, task_at
 from pyray._core.running cimport finish, store_error_at
 from pyray._core.streams cimport settle_stream
+
+cdef extern from "<time.h>" nogil:
+    int CLOCK_MONOTONIC
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    int timerfd_create(int clock, int flags)
+    int TFD_CLOEXEC, TFD_NONBLOCK
 
 cdef Ctx *C = get_ctx()
 
@@ -332,6 +340,17 @@ def requeue(uint64_t handle, int attempt):
     enqueue(C, handle)
 
 
+def hold_back(uint64_t handle, int attempt):
+    """Keep a lost task for this attempt, in no queue: `requeue` queues it.
+
+    It stands as one that waits at the node, so that whoever cancels it, or finds its submitter
+    dead, fails it as any that has not begun.
+    """
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s = at_load64(&t.state)
+    at_store64(&t.state, (s & PR_GEN_MASK) | attempt_bits(attempt) | TASK_NODE)
+
+
 def fail(uint64_t handle, error):
     """Seal a lost task's returns with an exception."""
     cdef pr_task *t = task_at(C, handle)
@@ -379,6 +398,43 @@ def fast_queue():
         if at_load8(&C.dispatch.hint[p]) > deepest:
             deepest = at_load8(&C.dispatch.hint[p])
     return n, max(0, deepest - 1)
+
+
+# ---- memory --------------------------------------------------------------------------------
+
+def make_alarm():
+    """A descriptor that becomes readable soon after `watched` has become true; for the node, which
+    forks the workers, who inherit it."""
+    cdef int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+    if fd < 0:
+        raise OSError(errno, f"timerfd_create failed: {strerror(errno).decode()}")
+    set_alarm(fd)
+    return fd
+
+
+def watched():
+    """Whether memory is to be looked after: something has run since `unwatch`."""
+    return bool(at_load32(&C.dispatch.watched))
+
+
+def unwatch():
+    """Stop looking after memory until something runs, unless something does by now."""
+    cdef uint32_t p
+    at_store32(&C.dispatch.watched, 0)
+    for p in range(2, at_load32(&C.head.procs_high)):
+        if at_load64(&C.procs[p].current):
+            at_store32(&C.dispatch.watched, 1)
+
+
+def leave_unwatched():
+    """Nobody looks after memory in this session: nobody is to ring for it."""
+    at_store32(&C.dispatch.watched, 1)
+
+
+def began(uint32_t p):
+    """When the task that a process runs began, in nanoseconds of CLOCK_MONOTONIC; 0: it runs
+    several at once."""
+    return C.procs[p].started_ns
 
 
 def wake_everyone():

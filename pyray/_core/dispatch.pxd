@@ -3,6 +3,8 @@ from pyray._core.layout cimport pr_proc
 from pyray._core.shm cimport Ctx
 
 cdef void ring_node(Ctx *c) noexcept nogil
+cdef void set_alarm(int fd)
+cdef void be_watched(Ctx *c) noexcept nogil
 cdef void expect_here(pr_proc *p) noexcept nogil
 cdef void wake_process(Ctx *c, uint32_t proc) noexcept nogil
 cdef void announce(Ctx *c) noexcept nogil

@@ -19,20 +19,47 @@ from pyray._core.shm cimport Ctx
 
 cdef extern from *:
     """
+    #include <sys/timerfd.h>
     #define PR_CTZL(x) __builtin_ctzll(x)
+    static void pr_set_timer(int fd, long ns)
+    {
+        struct itimerspec when = {{0, 0}, {0, ns}};
+        if (fd >= 0)
+            timerfd_settime(fd, 0, &when, NULL);
+    }
     """
     int PR_CTZL(uint64_t x) nogil
+    void pr_set_timer(int fd, long ns) nogil
 
 cdef enum:
     NODE = 1                # the node's process slot
     SPIN_NS = 50000         # how long a searcher looks before it parks: about one wake-up's cost
     RESUME_RETRY_NS = 100000000
+    ALARM_NS = 50000000
 
+cdef int _alarm = -1
 
 cdef void ring_node(Ctx *c) noexcept nogil:
     cdef uint64_t one = 1
     if c.bell_fd >= 0:
         write(c.bell_fd, &one, 8)
+
+
+cdef void set_alarm(int fd):
+    """The timer that wakes the node for `be_watched`."""
+    global _alarm
+    _alarm = fd
+
+
+cdef void be_watched(Ctx *c) noexcept nogil:
+    """Before a task runs: the node is to look after memory again, if it has stopped.  The word lies
+    beside what is read for each task anyway.
+
+    By a timer and not by the bell: woken at once the node would take its time from the very first
+    task after a rest.
+    """
+    if at_load_relaxed32(&c.dispatch.watched) == 0 and at_cas32(&c.dispatch.watched, 0, 1):
+        pr_set_timer(_alarm, ALARM_NS)
 
 
 cdef void expect_here(pr_proc *p) noexcept nogil:

@@ -148,6 +148,9 @@ typedef struct {
     uint32_t stopping;                                /* node: the session ends */
     uint32_t lent;                                    /* node: tokens that actors and placement groups
                                                        * have for as long as they live */
+    uint32_t watched;                                 /* 1: the node looks after memory; 0: nothing
+                                                       * has run for a while, and who takes up work
+                                                       * sets it, and a timer */
     uint32_t node_wants __attribute__((aligned(64))); /* tokens that the node asks for */
     uint32_t spawn_wanted;                            /* ready work, a token, nobody idle */
     uint32_t sweep;                                   /* +1: let go of what you hold for nothing */

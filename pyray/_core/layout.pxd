@@ -172,6 +172,7 @@ cdef extern from "layout.h" nogil:
         uint32_t searcher
         uint32_t stopping
         uint32_t lent
+        uint32_t watched
         uint32_t node_wants
         uint32_t spawn_wanted
         uint32_t sweep

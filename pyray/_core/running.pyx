@@ -10,7 +10,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.compact cimport compact_decode as decode_inline
-from pyray._core.dispatch cimport next_task, ring_node, stop_searching, token_release
+from pyray._core.dispatch cimport be_watched, next_task, ring_node, stop_searching, token_release
 from pyray._core.events cimport note
 from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport (
@@ -307,6 +307,7 @@ cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil:
     at_store_release64(&t.state, (s & ~<uint64_t>0xFF) | TASK_RUNNING)
     C.me.started_ns = now_ns()
     C.me.counter += 1
+    be_watched(C)
     return attempt_of(s)
 
 
@@ -568,6 +569,7 @@ cdef int take_up(uint64_t handle, pr_task *t) noexcept nogil:
             break
     C.me.started_ns = now_ns()
     C.me.counter += 1
+    be_watched(C)
     return attempt_of(s)
 
 

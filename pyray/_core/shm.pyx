@@ -5,7 +5,7 @@ mapped twice: once writable, and its payload once more read-only, which is what 
 into: an object in the store is immutable because the MMU says so.
 """
 
-from libc.errno cimport errno
+from libc.errno cimport EINVAL, errno
 from libc.string cimport memcpy, memset, strerror
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.mman cimport (
@@ -24,12 +24,15 @@ cdef extern from "<sys/mman.h>" nogil:
     int MFD_CLOEXEC
     int MFD_ALLOW_SEALING
     int MAP_NORESERVE
+    int madvise(void *address, size_t length, int advice)
+    int MADV_DONTDUMP
 
 cdef extern from "<fcntl.h>" nogil:
     int fcntl(int fd, int cmd, ...)
     int F_ADD_SEALS
     int F_SEAL_SHRINK
     int F_SEAL_GROW
+    int F_SEAL_SEAL
 
 cdef extern from "<sys/stat.h>" nogil:
     int fchmod(int fd, unsigned int mode)
@@ -48,6 +51,7 @@ cdef extern from "<signal.h>" nogil:
     int SIGKILL
 
 cdef enum:
+    MFD_NOEXEC_SEAL = 8     # the C library's headers may be older than the kernel
     NODE = 1                # the node's process slot
 
 cdef Ctx _ctx
@@ -92,6 +96,8 @@ cdef class Mapping:
             raise MemoryError(f"mapping {total} bytes of shared memory failed: "
                               f"{strerror(errno).decode()}")
         self.total = total
+        # One process's crash is not to leave everybody's objects in a file.
+        madvise(self.base, total, MADV_DONTDUMP)
         if payload_bytes:
             self.readonly_base = <char *>mmap(NULL, payload_bytes, PROT_READ,
                                               MAP_SHARED | MAP_NORESERVE, fd, payload_offset)
@@ -99,6 +105,7 @@ cdef class Mapping:
                 self.readonly_base = NULL
                 raise MemoryError(f"mapping {payload_bytes} bytes of shared memory read-only "
                                   f"failed: {strerror(errno).decode()}")
+            madvise(self.readonly_base, payload_bytes, MADV_DONTDUMP)
         self.payload_offset = payload_offset
         self.payload_bytes = payload_bytes
         self.fd = fd
@@ -177,12 +184,16 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     h.off_payload = at
     at = at + n_units * PR_UNIT
     h.total_bytes = at
-    cdef int fd = memfd_create("pyray", MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    # Not executable, ever: some systems allow no other kind. Kernels before 6.3 don't know it.
+    cdef int fd = memfd_create("pyray", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL)
+    if fd < 0 and errno == EINVAL:
+        fd = memfd_create("pyray", MFD_CLOEXEC | MFD_ALLOW_SEALING)
     if fd < 0:
         raise OSError(errno, f"memfd_create failed: {strerror(errno).decode()}")
+    # So that nobody pulls pages away under the others, which would kill them all (SIGBUS).
     # No F_SEAL_FUTURE_WRITE: it forbids punching holes and new writable mappings.
     if (fchmod(fd, 0o600) < 0 or ftruncate(fd, at) < 0
-            or fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0):
+            or fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0):
         error = errno
         close(fd)
         raise OSError(error, f"sizing the session's memory to {at} bytes failed: "

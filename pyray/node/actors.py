@@ -294,8 +294,10 @@ class Actors:
         core.node_placed(actor.handle, 0)
         return True
 
-    def process_ended(self, actor: Actor, slot: int, code: int | None) -> tuple[str, str] | None:
-        """An actor's process is gone: make it again, or settle what it leaves.
+    def process_ended(
+        self, actor: Actor, slot: int, code: int | None, what: str
+    ) -> tuple[str, str] | None:
+        """An actor's process is gone, and `what` says how: make it again, or settle what it leaves.
 
         Returns
         -------
@@ -304,7 +306,7 @@ class Actors:
         """
         core.node_died(actor.handle, slot)
         _, _, leaving, _, _ = core.node_view(actor.handle)
-        what, signal_name, exit_code = describe_exit(code)
+        _, signal_name, exit_code = describe_exit(code)
         pid, actor.slot, actor.pid = actor.pid, 0, 0
         killed, actor.cause = actor.cause, ""
         name = str(actor.spec["class_name"])

@@ -19,19 +19,27 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-from pyray import definitions, protocol, stacks
+from pyray import definitions, machine, protocol, stacks
 from pyray._core import cancelling, control, recovery, serializer, shm, store, tasks
-from pyray.exceptions import OwnerDiedError, SessionError, WorkerCrashedError, describe_exit
+from pyray.exceptions import (
+    OutOfMemoryError,
+    OwnerDiedError,
+    SessionError,
+    WorkerCrashedError,
+    describe_exit,
+)
 from pyray.node import messages as m
 from pyray.node.actors import Actors
 from pyray.node.cancels import Cancels
 from pyray.node.dedicated import Dedicated
 from pyray.node.groups import Groups
+from pyray.node.memory import Shortage
 from pyray.node.resources import from_units
 from pyray.node.scheduler import Scheduler, SchedulerConfig
 from pyray.node.state import Remembered, names_of, tell_of_actor, tell_of_worker
+from pyray.node.watch import Watch
 from pyray.node.workers import (
     PROC_ALIVE,
     SHAPED_ACTOR,
@@ -78,7 +86,7 @@ class Shell:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGCHLD, self._on_signal)
         self.children_ended = False
-        # Each worker takes six descriptors here; workers get the user's limit back.
+        # Each worker takes some descriptors here; workers get the user's limit back.
         self.files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.files[1], self.files[1]))
         for fd in (memory, sock, bell):
@@ -116,6 +124,8 @@ class Shell:
         self.released = False
         self.crash: tuple[int, str, str | None, int | None] = (0, "ended", None, None)
         self.forced = False  # that worker was killed to cancel its task
+        self.refused = ""  # why the last worker could not be forked
+        self.shortage: Shortage | None = None  # that worker was ended for its memory
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -135,7 +145,9 @@ class Shell:
                 num_cpus=self.config["num_cpus"],
                 num_gpus=self.config["num_gpus"],
                 resources=self.config["resources"],
-                max_workers=min(self.config["max_workers"], (self.files[1] - 64) // 6),
+                max_workers=min(
+                    self.config["max_workers"], machine.workers_by_files(self.files[1])
+                ),
             )
         )
         limit = self.scheduler.process_limit
@@ -146,6 +158,7 @@ class Shell:
         self.actors.on_forget = self.past.actor_forgotten
         self.cancels = Cancels(self.workers, self.name_of, self._forget)
         self.groups = Groups(self.scheduler, self.feed, self._forget_shapes, self.config)
+        self.watch = Watch(self.config, self.workers, self.actors, self.name_of, self._say)
         import cloudpickle  # noqa: F401  (workers start with it)
 
         import pyray.worker.main  # noqa: F401  (so that a fork has nothing left to import)
@@ -157,6 +170,11 @@ class Shell:
         self._watch(self.sock.fileno(), self._on_driver)
         self._watch(self.bell, self._on_bell)
         self._watch(self.driver_fd, self._on_driver_end)
+        if self.watch.alarm >= 0:
+            self._watch(self.watch.alarm, lambda events: self.watch.woken())
+        if self.watch.fd >= 0:
+            self.by_fd[self.watch.fd] = self._on_pressure
+            self.epoll.register(self.watch.fd, select.EPOLLPRI)
         self.feed(m.Started())
         self._send(protocol.frame(protocol.HELLO))
         next_tick = time.monotonic() + TICK_SECONDS
@@ -164,7 +182,8 @@ class Shell:
             timeout = -1.0
             if self._needs_ticks():
                 timeout = max(0.0, next_tick - time.monotonic())
-            if self.scheduler.deferring or control.wanted_tokens():
+            turn = self.scheduler.deferring or control.wanted_tokens() > 0
+            if turn:
                 timeout = TURN_SECONDS
             if self.cancels.busy:
                 self.cancels.work()
@@ -172,14 +191,19 @@ class Shell:
             again = self.cancels.again
             if again is not None and not 0 <= timeout <= again:
                 timeout = again
+            due = self.watch.due()
+            if due is not None and not 0 <= timeout <= due:
+                timeout = due
             for fd, events in self.epoll.poll(timeout):
                 handler = self.by_fd.get(fd)
                 if handler is not None:
                     handler(events)
             if again is not None:
                 self.cancels.interrupt_again()
-            if timeout == TURN_SECONDS:
+            if turn:
                 self.look()
+            if due is not None:
+                self.watch.look()
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_SECONDS
                 if self._needs_ticks():
@@ -231,10 +255,16 @@ class Shell:
                 except ChildProcessError:
                     continue
 
+    def _on_pressure(self, events: int) -> None:
+        if events & select.EPOLLERR:
+            self._unwatch(self.watch.fd)  # the cgroup has gone, and would be news for ever
+        else:
+            self.watch.pressed()
+
     def _on_driver_end(self, events: int) -> None:
         self.ended = True
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> NoReturn:
         """Tell the driver why, and end with everything."""
         try:
             self.sock.settimeout(1.0)
@@ -298,7 +328,14 @@ class Shell:
         if not data:
             self.ended = True
             return
-        for kind, payload in self.frames.feed(data):
+        try:
+            frames = self.frames.feed(data)
+        except ValueError as error:
+            self.give_up(
+                f"what came from the driver is no message ({error}): something there has "
+                "written to the node's socket"
+            )
+        for kind, payload in frames:
             if kind == protocol.STOP:
                 self.ended = True
             elif kind == protocol.CALL:
@@ -316,7 +353,12 @@ class Shell:
         if not data:
             self._unwatch(worker.link.fileno())
             return
-        for kind, payload in worker.frames.feed(data):
+        try:
+            frames = worker.frames.feed(data)
+        except ValueError as error:
+            self._cut_off(worker, error)
+            return
+        for kind, payload in frames:
             if kind == protocol.CALL:
                 worker.link.setblocking(True)
                 worker.link.settimeout(1.0)
@@ -328,6 +370,14 @@ class Shell:
                     worker.link.shutdown(protocol.SHUT_RDWR)
                     return
                 worker.link.setblocking(False)
+
+    def _cut_off(self, worker: Worker, error: ValueError) -> None:
+        """A worker's messages are none any more: its calls are to fail, and it goes on without."""
+        self._unwatch(worker.link.fileno())
+        worker.link.shutdown(protocol.SHUT_RDWR)
+        line = f"what came from this worker is no message ({error}): something in its task has "
+        line += "written to the node's socket, and the worker cannot call the node any more"
+        self._send(protocol.output(2, worker.pid, b"worker", line.encode()))
 
     def _answer(self, payload: bytes) -> bytes:
         number, body = protocol.split(payload)
@@ -540,6 +590,8 @@ class Shell:
             return f"{name}{again} runs"
         if status == 1:
             return f"{name} waits for its arguments"
+        if self.watch.holds(task):
+            return f"{name}{again} waits for memory: its worker was ended for want of it"
         if shape:
             why = self.scheduler.why_waiting(task, control.token_counts()[0])
             return f"{name} is queued: {why or 'for resources'}"
@@ -601,6 +653,8 @@ class Shell:
             self.feed(m.FastDemand(ready + running if ready else 0, depth=depth))
         self._look_at_workers()
         for task, shape, depth in news:
+            if self.watch.holds(task):
+                continue
             if task in self.shaped:
                 self.feed(m.TaskUrgent(task))
             else:
@@ -735,6 +789,8 @@ class Shell:
                 self.shaped.pop(i.task, None)
                 if cancelling.cancelled(i.task):
                     self._fail(i.task, "it was cancelled")
+                elif self.shortage is not None:
+                    self.watch.hold(i.task, i.attempt, self.shortage)
                 else:
                     control.requeue(i.task, i.attempt)
             case m.FailTask():
@@ -754,7 +810,7 @@ class Shell:
             case m.PoolBroken():
                 text = (
                     f"{i.failures} workers in a row ended while they were starting; their output "
-                    "above says why"
+                    f"above says why{self.refused}"
                 )
                 if not any(w.up and not w.dedicated for w in self.workers.values()):
                     self._send(protocol.frame(protocol.FATAL, text.encode()))
@@ -840,8 +896,9 @@ class Shell:
     def _start_worker(self) -> None:
         try:
             self._fork()
-        except OSError:
+        except OSError as error:
             # One worker fewer, not the end of the session.
+            self.refused = f"; the system refused one: {error}{machine.which_limit(error)}"
             self.queue.append(m.WorkerDied(-1))
 
     def _fork(self, given: Given | None = None) -> Worker:
@@ -858,6 +915,8 @@ class Shell:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.files)
         self.epoll.close()
+        if self.watch.fd >= 0:
+            os.close(self.watch.fd)
         self.sock.close()
         os.close(self.driver_fd)
         for w in self.workers.values():
@@ -904,6 +963,7 @@ class Shell:
         worker.close()
         # While it is being cleared up the worker is still in the books.
         what, signal_name, exit_code = describe_exit(code)
+        what = self.watch.ended(worker, what, actor is not None)
         self.past.worker_ended(worker, what, code)
         owner = OwnerDiedError(
             f"the worker that submitted this task (pid={worker.pid}) {what} before the task started"
@@ -925,7 +985,7 @@ class Shell:
                 self.feed(m.TaskSubmitted(worker.task, shape, view[4], front=True))
                 actor = None
         self.groups.creator_ended(slot if actor else -1, ended)
-        said = None if actor is None else self.actors.process_ended(actor, slot, code)
+        said = None if actor is None else self.actors.process_ended(actor, slot, code, what)
         if said is not None:
             name, line = said
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
@@ -939,7 +999,9 @@ class Shell:
             elif view is not None:
                 self.crash = (worker.pid, what, signal_name, exit_code)
                 self.forced = worker.forced is not None
+                self.shortage = worker.shortage
                 self.feed(m.TaskLost(task, started, view[1], view[2]))
+                self.shortage = None
         control.wake_everyone()
         self.look()
 
@@ -954,6 +1016,10 @@ class Shell:
                 line += f"; the task is run again (retry {view[1] + 1} of {view[2]})"
             self._send(protocol.output(2, worker.pid, name.encode(), line.encode()))
 
+    def _say(self, line: str) -> None:
+        """A line of the node's own in the driver's output."""
+        self._send(protocol.output(2, os.getpid(), b"node", line.encode()))
+
     def _fail(self, task: int, reason: str) -> None:
         """Fail a task whose worker died."""
         view = control.task_view(task)
@@ -965,10 +1031,16 @@ class Shell:
             how = "by force: its worker" if self.forced else "while it ran, and its worker"
             cancelling.fail_cancelled(task, name, f"was cancelled {how} (pid={pid}) {what}")
             return
-        text = f"task {name}: its worker (pid={pid}) {what} while it ran"
+        short = self.shortage
+        how = "was ended because memory ran short" if short is not None else what
+        text = f"task {name}: its worker (pid={pid}) {how} while it ran"
         if view[1]:
             text += f", as in {view[1]} attempt(s) before"
-        control.fail(task, WorkerCrashedError(text, name, pid, signal_name, exit_code))
+        error = WorkerCrashedError(text, name, pid, signal_name, exit_code)
+        if short is not None:
+            text += f": {short.text}"
+            error = OutOfMemoryError(text, name, pid, signal_name, None, short.memory, short.limit)
+        control.fail(task, error)
 
 
 def _kill(pid: int) -> None:

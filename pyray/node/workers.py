@@ -12,6 +12,7 @@ from typing import Any
 from pyray import protocol
 from pyray._core import control
 from pyray.node.frozen import Frozen
+from pyray.node.memory import Shortage
 
 LINE_CAP = 1 << 16
 # A process that does not stop within this is in the kernel for long, and cannot get away.
@@ -93,8 +94,8 @@ class Worker:
         Whether it had not ended when `reap` was last asked.
     code : int or None
         Its exit status or, negated, the signal that killed it; None if that is not known.
-    started : float
-        When it was forked, in seconds since the epoch.
+    started, began : float
+        When it was forked, in seconds since the epoch and on the monotonic clock.
     pipes : list of Pipe
         What it prints.
     link : protocol.Socket
@@ -117,6 +118,10 @@ class Worker:
         Where that task stood when the shell last looked.
     forced : list of bytes, or None
         The ids of the task that the node kills it for (see `ids_of`), if it does.
+    shortage : Shortage or None
+        Why the node ends it for its memory, if it does.
+    peak : int
+        Most bytes of memory that it had at a time; once it has been reaped.
     between : tuple of (int, float), or None
         How many tasks it had run when it was first seen between two of them, and when that was.
     """
@@ -139,6 +144,7 @@ class Worker:
         self.running = True
         self.code: int | None = None
         self.started = time.time()
+        self.began = time.monotonic()
         self.pidfd = os.pidfd_open(pid)
         self.pipes = pipes
         self.link = link
@@ -148,6 +154,8 @@ class Worker:
         self.task: int | None = None
         self.state = 0
         self.forced: list[bytes] | None = None
+        self.shortage: Shortage | None = None
+        self.peak = 0
         self.between: tuple[int, float] | None = None
 
     def close(self) -> None:
@@ -162,13 +170,14 @@ class Worker:
         """Whether it has ended; then `code` says how."""
         if self.running:
             try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             except ChildProcessError:
                 self.running = False  # nobody can tell
             else:
                 if pid:
                     self.running = False
                     self.code = os.waitstatus_to_exitcode(status)
+                    self.peak = usage.ru_maxrss << 10
         return not self.running
 
 

@@ -40,6 +40,7 @@ class NodeLink:
         # What has come of a reply stays here should an interrupt end the wait for the rest.
         self._frames = protocol.Frames()
         self._replies: list[tuple[int, bytes]] = []
+        self.broken = False  # no call can be made any more
 
     def call(self, operation: str, *args: Any) -> Any:
         """What the node answers; raises what it raises."""
@@ -55,6 +56,12 @@ class NodeLink:
                 while number != self._number:
                     protocol.discard(body)  # of a call that was interrupted
                     number, body = self._next_reply()
+            except (OSError, ValueError) as error:
+                self.broken = True
+                raise NodeDiedError(
+                    f"this worker (pid={os.getpid()}) has lost its connection to the node process "
+                    f"({error}): that has ended, or something in a task has written to its socket"
+                ) from None
             finally:
                 interrupts.let_through()
         ok, value = pickle.loads(body)
@@ -71,7 +78,7 @@ class NodeLink:
         while not self._replies:
             data = self._sock.recv(1 << 20)
             if not data:
-                raise NodeDiedError("the node process ended during this call")
+                raise ConnectionResetError("it was closed during this call")
             self._replies += self._frames.feed(data)
         return protocol.split(self._replies.pop(0)[1])
 
@@ -129,6 +136,7 @@ def _become_worker(
     sys.stdout = sys.__stdout__ = TaskOutput(1)  # type: ignore[misc, assignment]
     sys.stderr = sys.__stderr__ = TaskOutput(2)  # type: ignore[misc, assignment]
     shm.set_process_name("pyray worker")
+    _go_first()
     environment.set_up(runtime_env.from_text(config["runtime_env"]))
     _limit_threads(os.environ, 1)
     if config["num_gpus"]:
@@ -155,7 +163,18 @@ def _become_worker(
     tasks.reset()
 
 
+def _go_first() -> None:
+    """Should the kernel have to kill somebody for memory, then a worker, whose task can be run
+    again, and not the driver. What the worker starts has it from here."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb", 0) as f:
+            f.write(b"1000")
+    except OSError:
+        return  # there is no /proc, or not for us
+
+
 def _loop() -> int:
+    from pyray import session
     from pyray._core import control
 
     seconds = BUSY_SECONDS
@@ -171,6 +190,10 @@ def _loop() -> int:
             break
         if control.stopping():
             return 0
+        current: Any = session.current()
+        if current._node.broken:
+            _drain()
+            return 1  # another one can call the node
         sys.stdout.flush()
         sys.stderr.flush()
         holding = tasks.sweep_idly()
