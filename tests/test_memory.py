@@ -108,26 +108,30 @@ def test_what_does_not_fit_beside_others_waits_until_they_are_done(driver: Any) 
     d = driver(
         LIMITED
         + """
-@ray.remote(max_retries=1)
-def large(name):
-    seen(name)
+@ray.remote(max_retries=0)
+def old():
     kept = take(60)
-    until("old")
+    seen("old")
+    until("new")
     kept += take(60)
-    if name == "old":
-        until("new", 1)
-        time.sleep(1.5)
-    else:
-        time.sleep(0.5)
-    return name
-refs = [large.remote("old")]
+    seen("full")
+    time.sleep(2)  # as long as it likes, up to ten seconds
+    seen("done")
+@ray.remote(max_retries=1)
+def new():
+    attempt = seen("new")
+    alone = os.path.exists(HERE + "/done")
+    until("full")
+    kept = take(120)
+    time.sleep(60 if attempt == 1 else 0)
+    return attempt, alone
+first = old.remote()
 until("old")
-refs.append(large.remote("new"))
-say(values=told(lambda: ray.get(refs, timeout=30)), attempts=os.path.getsize(HERE + "/new"))
+second = new.remote()
+say(values=told(lambda: ray.get([first, second], timeout=30)))
 """
     )
-    assert d.said("values") == {"value": ["old", "new"]}
-    assert d.said("attempts") == 2
+    assert d.said("values") == {"value": [None, [2, True]]}
     d.ended()
     assert d.stderr().count("memory ran short") == 1
 
