@@ -202,6 +202,28 @@ say(died=told(ray.get, keeper.take.remote(300)))
     assert "the actor is made again (restart 1 of 1)" in d.stderr()
 
 
+def test_an_actor_that_runs_several_calls_at_once(driver: Any) -> None:
+    """No call of its is the current one, and yet something runs."""
+    d = driver(
+        LIMITED
+        + """
+@ray.remote(max_concurrency=4)
+class Keeper:
+    def take(self):
+        time.sleep(3)
+        kept = take(300)
+        time.sleep(60)
+    def nothing(self):
+        pass
+keeper = Keeper.remote()
+ray.get(keeper.nothing.remote())
+say(error=told(ray.get, keeper.take.remote()))
+"""
+    )
+    assert d.said("error")["kind"] == "ActorDiedError"
+    assert "memory ran short" in d.said("error")["text"]
+
+
 def test_what_a_task_has_started_counts_and_goes_with_it(driver: Any) -> None:
     d = driver(
         LIMITED
@@ -281,7 +303,13 @@ def test_nothing_looks_at_memory_while_nothing_runs(ray: Any) -> None:
     def nothing() -> None:
         return None
 
-    ray.get([nothing.remote() for _ in range(10)])
+    @ray.remote(max_concurrency=4)
+    class Idle:
+        def nothing(self) -> None:
+            return None
+
+    idle = Idle.remote()
+    ray.get([nothing.remote() for _ in range(10)] + [idle.nothing.remote() for _ in range(10)])
     node = api.processes()[1]
 
     def wakes() -> str:

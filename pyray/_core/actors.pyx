@@ -669,6 +669,19 @@ cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except
     return failed
 
 
+def node_busy(uint64_t actor):
+    """Whether an actor has calls that are not done."""
+    cdef pr_actor *a = actor_at(C, actor)
+    cdef pr_mailbox *row
+    cdef uint32_t p
+    for p in range(at_load32(&C.head.procs_high)):
+        if at_load64(&a.callers[p // 64]) & (<uint64_t>1 << (p % 64)):
+            row = mailbox_at(C, actor, p)
+            if at_load64(&row.actor) == actor and at_load64(&row.head) < at_load64(&row.tail):
+                return True
+    return False
+
+
 def node_left(uint64_t actor, uint32_t slot):
     """Calls that an actor would run if it were made again, after the death of its process."""
     cdef pr_actor *a = actor_at(C, actor)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyray import machine
+from pyray._core import actors as core
 from pyray._core import cancelling, control, store
 from pyray.node.actors import Actors
 from pyray.node.memory import Candidate, Limit, Shortage, choose, gigabytes, pause, worst
@@ -154,8 +155,7 @@ class Watch:
             over = self._sure(over)
         if over is not None and not self._waits():
             self._end_one(over)
-        runs = any(control.current_of(slot) for slot in self._workers)
-        self._idle = 0 if runs or self._held or self._ending or over else self._idle + 1
+        self._idle = 0 if self._something_runs() or self._held or self._ending or over else self._idle + 1
         if self._idle >= IDLE_LOOKS:
             self._idle = 0
             self._next = 0.0
@@ -165,6 +165,12 @@ class Watch:
         if self._held:
             rest = min(rest, BACK_PAUSE)
         self._next = time.monotonic() + rest
+
+    def _something_runs(self) -> bool:
+        # An actor that runs several calls at once has no current one.
+        return any(map(control.current_of, self._workers)) or any(
+            core.node_busy(actor.handle) for actor in self._actors.by_slot.values()
+        )
 
     def _waits(self) -> bool:
         """Whether one that was killed is still to give its memory back."""
