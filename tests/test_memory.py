@@ -5,6 +5,7 @@ Under a limit of the session's own (`memory_limit`); real cgroups are in test_ro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -322,6 +323,23 @@ def test_nothing_looks_at_memory_while_nothing_runs(ray: Any) -> None:
         return wakes() == before
 
     wait_until(at_rest, 10, "a second in which the node does not run")
+
+
+def test_the_kernel_is_asked_to_tell_of_pressure(ray: Any) -> None:
+    path = Path("/proc/pressure/memory")
+    if not path.exists() or not os.access(path, os.W_OK):
+        pytest.skip("this kernel tells nothing of pressure, or not us")
+    driver, node, *workers = api.processes()
+
+    def asked(pid: int) -> bool:
+        found = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the listing's own
+                found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        return any(name.endswith(("/pressure/memory", "memory.pressure")) for name in found)
+
+    assert asked(node)
+    assert not any(map(asked, [driver, *workers]))
 
 
 @pytest.mark.parametrize(

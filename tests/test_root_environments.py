@@ -88,6 +88,14 @@ def test_no_dev_null() -> None:
     assert "/dev/null" in done.stdout
 
 
+def test_memory_that_is_not_executable_is_asked_for() -> None:
+    """Some systems allow no other; the setting is its namespace's own."""
+    if not os.path.exists("/proc/sys/vm/memfd_noexec"):
+        pytest.skip("this kernel knows no such setting")
+    shell = "echo 2 > /proc/sys/vm/memfd_noexec\n$RUN"
+    works(inside(shell, "--fork", "--pid", "--mount-proc"))
+
+
 def test_no_sys() -> None:
     works(inside("mount -t tmpfs none /sys\n$RUN"))
 

@@ -30,8 +30,8 @@ IDLE_LOOKS = 2
 BACK_SECONDS = 10.0
 BACK_PAUSE = 0.1
 # Pressure is told if tasks have waited for memory for so many microseconds within as many: what an
-# unprivileged process may ask for.
-PRESSURE = b"some 200000 2000000"
+# unprivileged process may ask for. (The kernel overwrites the last byte.)
+PRESSURE = b"some 200000 2000000\0"
 PAGE = os.sysconf("SC_PAGE_SIZE")
 OTHERS_NAMED = 5
 
