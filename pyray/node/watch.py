@@ -155,7 +155,8 @@ class Watch:
             over = self._sure(over)
         if over is not None and not self._waits():
             self._end_one(over)
-        self._idle = 0 if self._something_runs() or self._held or self._ending or over else self._idle + 1
+        active = self._held or self._ending or self._something_runs()
+        self._idle = 0 if active else self._idle + 1
         if self._idle >= IDLE_LOOKS:
             self._idle = 0
             self._next = 0.0
