@@ -311,7 +311,11 @@ def test_nothing_looks_at_memory_while_nothing_runs(ray: Any) -> None:
 
     idle = Idle.remote()
     ray.get([nothing.remote() for _ in range(10)] + [idle.nothing.remote() for _ in range(10)])
-    node = api.processes()[1]
+    assert_at_rest(api.processes()[1])
+
+
+def assert_at_rest(node: int) -> None:
+    """There is, soon, a second in which the node does not run."""
 
     def wakes() -> str:
         lines = Path(f"/proc/{node}/status").read_text().splitlines()
@@ -322,7 +326,24 @@ def test_nothing_looks_at_memory_while_nothing_runs(ray: Any) -> None:
         time.sleep(1.0)  # the second in which nothing is to happen
         return wakes() == before
 
-    wait_until(at_rest, 10, "a second in which the node does not run")
+    wait_until(at_rest, 15, "a second in which the node does not run")
+
+
+def test_nor_after_it_has_run_short(driver: Any) -> None:
+    d = driver(
+        LIMITED
+        + """
+say(error=told(ray.get, hog.options(max_retries=1).remote(300)))
+say(after=ray.get(double.remote(1)))
+sys.stdout.flush()
+until("go")
+"""
+    )
+    assert d.said("error")["kind"] == "OutOfMemoryError"
+    d.said("after")
+    assert_at_rest(d.node)
+    (d.folder / "go").write_text("x")
+    assert d.ended() == 0
 
 
 def test_the_kernel_is_asked_to_tell_of_pressure(ray: Any) -> None:

@@ -149,12 +149,11 @@ class Watch:
         if self._kills is None:
             self._kills = machine.oom_kills()
         limits = self._limits()
-        self._release(limits)
-        over = worst(limits)
-        if over is not None:
-            over = self._sure(over)
-        if over is not None and not self._waits():
-            self._end_one(over)
+        if not self._waits():
+            self._release(limits)
+            over = worst(limits)
+            if over is not None and (over := self._sure(over)) is not None:
+                self._end_one(over)
         active = self._held or self._ending or self._something_runs()
         self._idle = 0 if active else self._idle + 1
         if self._idle >= IDLE_LOOKS:
@@ -310,7 +309,7 @@ class Watch:
             view = control.task_view(held.task)
             if view is None or view[0] != TASK_NODE:
                 del self._held[held.task]  # cancelled, or nobody is left who wants it
-        if not self._held or self._waits():
+        if not self._held:
             return
         room = min((limit.most - limit.used for limit in limits), default=0)
         busy = any(
