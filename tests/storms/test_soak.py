@@ -46,6 +46,9 @@ from pyray.exceptions import (
 SECONDS = float(os.environ.get("PYRAY_SOAK_SECONDS", "600"))
 # A killer works in the first part of each round, and things are counted when it is over.
 ROUND_SECONDS = 5.0
+# What the errors take that the node keeps of the 512 actors that died last: 2 KB each, at most.
+# Early on there have not been so many yet.
+REMEMBERED = 64 * h.UNIT
 # What a process may have grown by since the first quarter, whatever the length.
 GROWTH = 6 << 20
 
@@ -197,13 +200,13 @@ def test_soak(figures, seconds):
     early = taken[len(taken) // 4]
     late = taken[-1]
     rows = {name: (early[name], late[name]) for name in early}
-    assert late["store"] <= early["store"] + 16 * h.UNIT, rows
+    assert late["store"] <= early["store"] + 16 * h.UNIT + REMEMBERED, rows
     assert late["chunks"] <= early["chunks"] + 64, rows
     for name in ("processes", "node_fds", "node_threads", "driver_fds", "driver_threads"):
         assert late[name] <= early[name], (name, rows)
     for name in ("driver_bytes", "node_bytes", "most_worker_bytes"):
         assert late[name] <= early[name] + GROWTH, (name, [t[name] for t in taken])
-    baseline.assert_back(10.0, room=64 * h.UNIT)
+    baseline.assert_back(10.0, room=32 * h.UNIT + REMEMBERED)
     figures(
         seconds=seconds,
         rounds_of_work=done,
