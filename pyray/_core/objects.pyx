@@ -10,7 +10,7 @@ Whoever hands an id on keeps its own hold until the receiver has set its bit: a 
 are held by its submitter, the ids inside a value by its writer, then by its owner.
 
 The seal is the one point of publication: before it the record is its maker's alone, after it
-neither the value nor its place changes.
+the value does not change, nor its place, but for a move to the spill file (spilling.pyx).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -21,6 +21,7 @@ from pyray._core.mailboxes cimport wake_actor
 from pyray._core.queues cimport node_queue_push, queue_push
 from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible
 from pyray._core.shm cimport Ctx, object_at, task_at
+from pyray._core.spilling cimport settle_place
 
 cdef enum:
     MAX_LEVELS = 64
@@ -72,7 +73,7 @@ cdef void free_object(Ctx *c, pr_object *o, uint64_t handle, uint64_t s) noexcep
     cdef bint tell = (s & OBJ_NESTED) and not (s & OBJ_ACKED) and liable != c.self
     cdef uint64_t credit = o.off if s & OBJ_CELL else 0
     if not (s & OBJ_INLINE) and o.size:
-        heap_free(c, o.off, o.size)
+        heap_free(c, settle_place(o), o.size)
     if credit:
         # Nobody will read the cell: its writer waits no longer.  Before the record goes, lest the
         # writer wait for ever should we die in between.
