@@ -220,6 +220,11 @@ cdef object name_of(uint64_t slot, uint64_t s):
     return None
 
 
+cdef bint on_disk(pr_object *o, uint64_t s) noexcept nogil:
+    return ((s & 0xFF) != OBJ_CREATED and not s & (OBJ_INLINE | OBJ_CELL) and o.size != 0
+            and place_of(o) >= C.head.n_units * PR_UNIT)
+
+
 cdef list objects_of(uint32_t chunk):
     cdef pr_object *o
     cdef pr_object copy
@@ -247,7 +252,8 @@ cdef list objects_of(uint32_t chunk):
             task = <int>(t.state & 0xFF), attempt_of(t.state)
         found.append((
             (<uint64_t>gen_of(s) << 32) | slot, name, (s & 0xFF) == OBJ_SEALED, s & 0xFF00,
-            copy.size if (s & 0xFF) != OBJ_CREATED else 0, copy.owner, holders, task))
+            copy.size if (s & 0xFF) != OBJ_CREATED else 0, copy.owner, holders, task,
+            on_disk(&copy, s)))
     return found
 
 
@@ -371,7 +377,8 @@ def retried_in(uint32_t chunk):
 
 def objects_in(uint32_t chunk):
     """Objects of a chunk: (handle, id, whether it is there, flags, bytes, slot of its owner, slots
-    of its holders, where the task that makes it stands and its number of retries, or None)."""
+    of its holders, where the task that makes it stands and its number of retries, or None, whether it
+    lies on disk)."""
     return listed(objects_of, chunk)
 
 

@@ -939,13 +939,9 @@ def object_address(ObjectID oid):
     return place_of(object_at(C, oid.handle))
 
 
-<<<<<<< HEAD
-cdef void store_reset():
+cdef int store_reset() except -1:
     if shared().forget != NULL:
         shared().forget()
-=======
-cdef int store_reset() except -1:
->>>>>>> 2a7ca83 (Objects that do not fit in memory go to disk: a file mapped behind the arena, pins that keep what is looked at, least recently used first)
     _interned.clear()
     _view_holds.clear()
     _contained.clear()
