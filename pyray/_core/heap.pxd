@@ -18,3 +18,5 @@ cdef uint64_t claim_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil
 cdef uint64_t heap_alloc_on_disk(Ctx *c, uint64_t size, int *error) noexcept nogil
 cdef uint64_t units_high(Ctx *c) noexcept nogil
 cdef void return_unit(Ctx *c, uint64_t u) noexcept nogil
+cdef uint64_t disk_used(Ctx *c) noexcept nogil
+cdef void heap_begin_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil

@@ -235,6 +235,15 @@ cdef uint64_t units_high(Ctx *c) noexcept nogil:
     return at_load64(&c.head.spill_high)
 
 
+cdef uint64_t disk_used(Ctx *c) noexcept nogil:
+    """Units of the file that are claimed.  Counted, and not kept count of: whoever dies between a
+    claim and a counter would leave it wrong for ever."""
+    cdef uint64_t i, n = 0
+    for i in range(c.head.n_units, units_high(c)):
+        n += at_load_relaxed32(&c.units[i]) != 0
+    return n
+
+
 cdef uint64_t claim_on_disk(Ctx *c, uint64_t n, uint32_t word, uint64_t start) noexcept nogil:
     """First fit among the file's units, from `start` on."""
     cdef uint64_t total = c.head.n_units + c.head.n_spill_units
@@ -275,7 +284,6 @@ cdef uint64_t alloc_on_disk(Ctx *c, uint64_t n, uint32_t kind, int *error) noexc
         first = claim_on_disk(c, n, tag(c, kind), c.head.n_units)    # `low` is but a hint
     if first == HEAP_FULL:
         return HEAP_FULL
-    at_add64(&c.head.spill_used, n)
     error[0] = pyray_spill_reserve(&c.spill, (first - c.head.n_units) * PR_UNIT, n * PR_UNIT)
     if error[0]:
         free_on_disk(c, first, n)
@@ -287,7 +295,6 @@ cdef void free_on_disk(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
     cdef uint64_t i
     # While they are claimed still: they may be another's at once.
     pyray_spill_punch(&c.spill, (first - c.head.n_units) * PR_UNIT, n * PR_UNIT)
-    at_add64(&c.head.spill_used, -n)
     for i in range(first, first + n):
         at_store_release32(&c.units[i], 0)
     i = at_load64(&c.head.spill_low)
@@ -490,6 +497,13 @@ cdef void heap_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
         at_or64(&s.bits[block // 64], <uint64_t>1 << (block % 64))
     else:
         free_units(c, unit, (size + PR_UNIT - 1) // PR_UNIT)
+
+
+cdef void heap_begin_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    """Put this process's name on a large block that is about to be freed."""
+    cdef uint64_t i
+    for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
+        at_store_release32(&c.units[i], tag(c, UNIT_LARGE))
 
 
 cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:

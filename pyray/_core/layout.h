@@ -46,15 +46,24 @@
  * task:   status 0..7 | attempt, low 8..15 | generation 16..47 | claimer 48..55 |
  *         attempt, high 56..63
  * The object's version counts additions to `holders`, so that "no holder is left" can be decided
- * by a compare-and-swap although the holders span four words. */
+ * by a compare-and-swap although the holders span four words.  In FREEING and EMPTY the upper 16
+ * bits name who does it (process + 1), so that it can be told what a dead process was about to do. */
 #define PR_GEN_SHIFT 16
 #define PR_GEN_MASK (0xFFFFFFFFULL << PR_GEN_SHIFT)
 #define PR_VERSION_ONE (1ULL << 48)
+#define PR_BY(p) ((uint64_t)((p) + 1) << 48) /* by this process */
 #define PR_KEEP_ATTEMPT 0xFF00FFFFFFFFFF00ULL /* a task's state less status and claimer */
 #define PR_LESS_ATTEMPT 0x00FFFFFFFFFF00FFULL /* a task's state less its attempt */
 
 /* OPEN: a shared array that is still written to.  It has its payload, and is sealed where it lies. */
-enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3, OBJ_OPEN = 4 };
+enum {
+    OBJ_FREE = 0,
+    OBJ_CREATED = 1,
+    OBJ_SEALED = 2,
+    OBJ_FREEING = 3,   /* its payload is still there, whole */
+    OBJ_OPEN = 4,
+    OBJ_EMPTY = 5,     /* about to be free: what is left of its large block has its freer's name */
+};
 #define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */
 #define OBJ_DROPPED (1ULL << 9)    /* nobody holds it: whoever seals it frees it */
 #define OBJ_INLINE (1ULL << 10)    /* value in the record, compact form */
@@ -153,8 +162,8 @@ typedef struct {
     uint64_t peak_units;
     uint64_t freed_low __attribute__((aligned(64)));    /* lowest unit that has been freed and not
                                                          * been claimed since; a hint of any process */
-    uint64_t spill_used __attribute__((aligned(64)));    /* units of the spill file: as used_units */
-    uint64_t spill_low;        /* a hint: no unit of the file before this one is free */
+    uint64_t spill_low __attribute__((aligned(64)));     /* a hint: no unit of the spill file before
+                                                          * this one is free */
     uint64_t spill_high;       /* units of the file that were ever claimed have smaller numbers */
     /* statistics since the session began: added to by whoever spilled */
     uint64_t spilled_objects, spilled_bytes;

@@ -102,6 +102,7 @@ cdef extern from "layout.h" nogil:
         OBJ_SEALED
         OBJ_FREEING
         OBJ_OPEN
+        OBJ_EMPTY
         TASK_FREE
         TASK_WAITING
         TASK_READY
@@ -153,6 +154,7 @@ cdef extern from "layout.h" nogil:
         EVENT_CANCELLED
         EVENT_CREATES
         EVENT_NEVER
+    uint64_t PR_BY(uint32_t p)
     uint64_t PR_LINK(uint32_t slot, uint32_t gen, uint32_t index)
     ctypedef struct pr_header:
         uint64_t magic, layout_hash
@@ -173,7 +175,6 @@ cdef extern from "layout.h" nogil:
         uint64_t used_units
         uint64_t peak_units
         uint64_t freed_low
-        uint64_t spill_used
         uint64_t spill_low
         uint64_t spill_high
         uint64_t spilled_objects, spilled_bytes

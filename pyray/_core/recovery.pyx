@@ -14,7 +14,7 @@ from pyray._core.heap cimport return_unit, units_high
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport close_boxes
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
-from pyray._core.objects cimport sealed, try_free
+from pyray._core.objects cimport finish_free, sealed, try_free
 from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport (
     attempt_of, gen_in, gen_of, object_recycle, plausible, task_recycle,
@@ -53,6 +53,7 @@ def recover(uint32_t p, error, spare=None):
     """
     at_store32(&C.procs[p].status, PROC_DEAD)
     settle_spiller(p)
+    finish_frees(p)
     leave_dispatch(p)
     take_over(p)
     # First, so that no actor runs a call of p's after an earlier one has failed.
@@ -89,6 +90,20 @@ cdef void finish_move(uint32_t p) noexcept nogil:
     if gen_of(s) == gen_in(handle) and ((s & 0xFF) == TASK_READY or (s & 0xFF) == TASK_NODE):
         enqueue(C, handle)
     at_store64(&C.procs[p].moving, 0)
+
+
+cdef void finish_frees(uint32_t p) noexcept nogil:
+    """Objects that p was just freeing."""
+    cdef uint32_t k, i
+    cdef uint64_t slot, s
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_OBJECTS:
+            continue
+        for i in range(PR_CHUNK_GRANULES):
+            slot = k * PR_CHUNK_GRANULES + i
+            s = at_load64(&object_at(C, slot).state)
+            if s >> 48 == p + 1 and ((s & 0xFF) == OBJ_FREEING or (s & 0xFF) == OBJ_EMPTY):
+                finish_free(C, handle_of(slot, s), s)
 
 
 cdef int take_over(uint32_t p) except -1:

@@ -26,8 +26,8 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
 )
 from pyray._core.heap cimport (
-    HEAP_FULL, claim_units, heap_alloc, heap_alloc_on_disk, heap_footprint, heap_free, heap_untouch,
-    heap_untouched,
+    HEAP_FULL, claim_units, disk_used, heap_alloc, heap_alloc_on_disk, heap_begin_free,
+    heap_footprint, heap_free, heap_untouch,
 )
 from pyray._core.layout cimport *
 from pyray._core.records cimport gen_in, gen_of, plausible
@@ -317,7 +317,7 @@ cdef int64_t spill_one(Victim *v, bint give_back, int *error) except -1:
 
     With `give_back` the machine gets the memory, instead of the store.
     """
-    cdef uint64_t size = 0, to, n, i, off = v.unit * PR_UNIT
+    cdef uint64_t size = 0, to, n, off = v.unit * PR_UNIT
     global _to_tell
     with nogil:
         to = copy_out(v.unit, v.handle, &size, error)
@@ -330,8 +330,7 @@ cdef int64_t spill_one(Victim *v, bint give_back, int *error) except -1:
         return 0
     n = (size + PR_UNIT - 1) // PR_UNIT
     # The block is this process's now, and whoever clears up after it is to see that.
-    for i in range(v.unit, v.unit + n):
-        at_store32(&C.units[i], (UNIT_LARGE << 16) | (C.self + 1))
+    heap_begin_free(C, off, size)
     forget_copy(v.unit)
     if give_back:
         with nogil:
@@ -581,7 +580,7 @@ cdef int64_t relieve(uint64_t nbytes, int *error) except -1:
 cdef str why_not(int error):
     """What stands in the way of spilling, for an error's text; empty if nothing does."""
     cdef uint64_t limit = C.head.n_spill_units * PR_UNIT
-    cdef uint64_t used = at_load64(&C.head.spill_used) * PR_UNIT
+    cdef uint64_t used = disk_used(C) * PR_UNIT
     if limit == 0:
         return "nothing can be spilled to disk, since " + (
             _reason or "max_spill_bytes is 0")
@@ -615,7 +614,7 @@ def spill_stats():
     return {
         "directory": _directory,
         "memory": C.head.n_units * PR_UNIT,
-        "used": at_load64(&C.head.spill_used) * PR_UNIT,
+        "used": disk_used(C) * PR_UNIT,
         "total": C.head.n_spill_units * PR_UNIT,
         "spilled_objects": at_load64(&C.head.spilled_objects),
         "spilled_bytes": at_load64(&C.head.spilled_bytes),
