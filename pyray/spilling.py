@@ -13,8 +13,8 @@ from typing import NamedTuple
 from pyray._core import shm
 from pyray.exceptions import SessionError
 
-# Unless the user says. The file takes blocks as objects go there; what this bounds is address space,
-# and what a program that never drops anything can do to the disk.
+# Unless the user says. The file takes blocks as objects go there; what this bounds is address
+# space, and what a program that never drops anything can do to the disk.
 MOST = 128 << 30
 # Left to other programs on that file system: the smaller of the two.
 RESERVE = 256 << 20
@@ -91,7 +91,7 @@ def open_file(directory: str | None, limit: int | None) -> SpillFile:
 def _temporary() -> str:
     # As `tempfile` does it, whose import takes longer than all of this.
     candidates = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    for path in [c for c in candidates if c] + ["/tmp", "/var/tmp"]:  # noqa: S108
+    for path in [c for c in candidates if c] + ["/tmp", "/var/tmp"]:
         if os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
             return os.path.abspath(path)
     raise OSError(errno.ENOENT, "there is no directory for temporary files (TMPDIR is not one)")
@@ -149,10 +149,9 @@ def _size(fd: int, limit: int | None) -> tuple[int, str]:
     if files != resource.RLIM_INFINITY and size > files:
         size, reason = files, f"files may have {files} bytes at most here (RLIMIT_FSIZE)"
     space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if space != resource.RLIM_INFINITY:
-        # It is mapped twice, and the rest of the program needs room as well.
-        if size > space // 16:
-            size, reason = space // 16, f"address space is limited to {space} bytes (RLIMIT_AS)"
+    # It is mapped twice, and the rest of the program needs room as well.
+    if space != resource.RLIM_INFINITY and size > space // 16:
+        size, reason = space // 16, f"address space is limited to {space} bytes (RLIMIT_AS)"
     while size >= LEAST and not shm.can_map(4 * size):
         size, reason = size // 2, "there is no address space for more"
     if size < LEAST and (limit is None or size < limit):

@@ -152,7 +152,7 @@ def unseen(error: Any) -> None:
 
 
 def spilling() -> None:
-    """Log that objects go to disk: when that begins, and each time that it has become twice as much."""
+    """Log that objects go to disk: when that begins, and each time that it has doubled."""
     from pyray._core import spilling
 
     stats = spilling.spill_stats()
@@ -164,8 +164,9 @@ def spilling() -> None:
     if stats["direct_bytes"]:
         what += f", and {_megabytes(stats['direct_bytes'])} that never found room in memory,"
     logging.getLogger("pyray").warning(
-        "the object store (%s) is full: %s went to disk so far, in %s, where %s of at most %s are in "
-        "use now; a larger object_store_memory in init(), or dropping references earlier, avoids it",
+        "the object store (%s) is full: %s went to disk so far, in %s, where %s of at most %s are "
+        "in use now; a larger object_store_memory in init(), or dropping references earlier, "
+        "avoids it",
         _megabytes(stats["memory"]),
         what,
         stats["directory"],

@@ -12,7 +12,7 @@ from pyray._core.mailboxes cimport actor_status
 from pyray._core.objects cimport alive, sealed
 from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, shape_of, stop_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
-from pyray._core.spilling cimport place_of
+from pyray._core.pins cimport place_of
 from pyray._core.store cimport PACKED_BYTES, check_session
 from pyray._core.tasks cimport TaskContext, here
 
@@ -377,8 +377,8 @@ def retried_in(uint32_t chunk):
 
 def objects_in(uint32_t chunk):
     """Objects of a chunk: (handle, id, whether it is there, flags, bytes, slot of its owner, slots
-    of its holders, where the task that makes it stands and its number of retries, or None, whether it
-    lies on disk)."""
+    of its holders, where the task that makes it stands and its number of retries, or None, whether
+    it lies on disk)."""
     return listed(objects_of, chunk)
 
 

@@ -274,7 +274,7 @@ cdef uint64_t claim_on_disk(Ctx *c, uint64_t n, uint32_t word, uint64_t start) n
 
 cdef uint64_t alloc_on_disk(Ctx *c, uint64_t n, uint32_t kind, int *error) noexcept nogil:
     """Claim units of the spill file, and have the file system set them aside.  The first one's
-    number, or HEAP_FULL: `error` says why, as an errno, ENODEV for a limit that is the session's."""
+    number, or HEAP_FULL: `error` says why, as an errno; ENODEV: the session's own limit."""
     cdef uint64_t first = HEAP_FULL, low = at_load64(&c.head.spill_low)
     error[0] = ENODEV
     if c.spill.fd < 0 or n > c.head.n_spill_units:

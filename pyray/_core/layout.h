@@ -232,7 +232,7 @@ typedef struct {
                                                    * its main thread; see interrupts.pyx */
     uint64_t pinning;                             /* process: 1 + the unit that it pinned last */
     char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */
-    /* What it is moving to the spill file: for whoever clears up after it; see spilling.pyx. */
+    /* What it is moving to the spill file: for whoever clears up after it (spilling.pyx). */
     uint64_t spill_from __attribute__((aligned(64))); /* process: 1 + first unit in memory */
     uint64_t spill_units;                         /* process: how many */
     uint64_t spill_object;                        /* process: whose; a handle */

@@ -20,8 +20,8 @@ from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport wake_actor
 from pyray._core.queues cimport node_queue_push, queue_push
 from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible
+from pyray._core.pins cimport settle_place
 from pyray._core.shm cimport Ctx, object_at, task_at
-from pyray._core.spilling cimport settle_place
 
 cdef enum:
     MAX_LEVELS = 64

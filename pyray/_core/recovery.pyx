@@ -20,7 +20,8 @@ from pyray._core.records cimport (
     attempt_of, gen_in, gen_of, object_recycle, plausible, task_recycle,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
-from pyray._core.spilling cimport drop_pin, place_of, settle_spiller
+from pyray._core.pins cimport drop_pin, place_of
+from pyray._core.spilling cimport settle_spiller
 from pyray._core.store cimport borrow_for_view, take_over_nested
 from pyray._core.tasks cimport hold_for_task
 from pyray._core.running cimport finish, store_error_at
@@ -330,8 +331,8 @@ cdef int reclaim_memory(uint32_t p) except -1:
                         if (s & 0xFF) == TASK_FREE or t.ext_size == 0:
                             continue
                         mark(live, masks, t.ext, t.ext_size)
-            # What a live process is just moving may have left its old block in the look above; that
-            # block is freed by it, and names it from the moment on when it does not say so any more.
+            # What a live process is just moving may have left its old block before the look above.
+            # That block is the mover's to free, and has its name once it does not say so any more.
             for k in range(at_load32(&C.head.procs_high)):
                 to = at_load64(&C.procs[k].spill_to)
                 u = at_load64(&C.procs[k].spill_from)

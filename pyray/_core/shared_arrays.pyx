@@ -27,7 +27,7 @@ from pyray._core.store cimport (
     PUT_INDEX, ObjectID, Pin, ViewHold, alloc, borrow_for_view, check_id, check_session,
     discard_record, id_in_record, name_record, new_id, new_record, pin,
 )
-from pyray._core.spilling cimport note_block, place_of
+from pyray._core.pins cimport note_block, place_of
 from pyray._core.tasks cimport TaskContext, base, here
 
 from pyray._core.errors import ObjectLostError, SessionError

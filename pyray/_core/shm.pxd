@@ -39,8 +39,8 @@ cdef struct Ctx:
     pr_run *runs
     pr_proc *me
     uint32_t self           # this process's slot
-    pyray_spill_file spill  # the spill file
-    pyray_spill_file memory # and the memfd
+    pyray_spill_file spill      # the spill file
+    pyray_spill_file memory     # and the memfd
     int bell_fd             # eventfd that wakes the node
     uint32_t epoch          # +1 for each session of this process
     bint forked             # in a child that user code forked: nothing may be released or called

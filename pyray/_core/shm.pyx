@@ -90,7 +90,7 @@ cdef void _after_fork_in_child() noexcept nogil:
     # gets the pages as they are, and writes to copies of its own. (If this fails, that is lost.)
     mmap(_ctx.payload, _ctx.head.n_units * PR_UNIT, PROT_READ | PROT_WRITE,
          MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, _fork_fd, _ctx.head.off_payload)
-    if _ctx.spill.fd >= 0:
+    if pyray_spill_there(&_ctx.spill):
         mmap(_ctx.payload + _ctx.head.n_units * PR_UNIT, _ctx.head.n_spill_units * PR_UNIT,
              PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, _ctx.spill.fd, 0)
 

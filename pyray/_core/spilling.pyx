@@ -12,32 +12,26 @@ Whoever needs room and finds none does the work (no other process is asked, and 
 4. swap the new place in for the mark, and free the old block.
 
 A reader sets its pin first and reads `off` (again) then, so one of the two sees the other.  If it
-finds the mark it takes it away, and then step 4 fails: nobody ever waits for a spiller, which may be
-stopped or dead.  The same holds for who frees the object, so a spiller need not hold it: what it
+finds the mark it takes it away, and then step 4 fails: nobody ever waits for a spiller, which may
+be stopped or dead.  The same holds for who frees the object, so a spiller need not hold it: what it
 copies may be gone, or another object's by then, and step 3 sees that.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport strerror
-from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
-)
 from pyray._core.heap cimport (
     HEAP_FULL, claim_units, disk_used, heap_alloc, heap_alloc_on_disk, heap_begin_free,
     heap_footprint, heap_free, heap_untouch,
 )
 from pyray._core.layout cimport *
+from pyray._core.pins cimport drop_last_pin, pinned
 from pyray._core.records cimport gen_in, gen_of, plausible
 from pyray._core.shm cimport (
     Ctx, get_ctx, object_at, pyray_spill_drop_cache, pyray_spill_free, pyray_spill_punch,
     pyray_spill_write,
 )
-
-cdef extern from "<sys/mman.h>" nogil:
-    int MAP_NORESERVE
 
 cdef extern from "<errno.h>" nogil:
     int ENOSPC, ENODEV, EBADF
@@ -63,10 +57,6 @@ cdef struct Segment:        # of the arena: a free run, or an object that can be
     uint64_t units
     uint64_t handle         # 0: it is free
 
-# This process's pins, by unit; its bit in the table is set while there are any.
-cdef uint32_t *_pins = NULL
-cdef uint64_t _pins_bytes = 0
-cdef uint32_t _pins_epoch = 0
 # Those found by the last look that have not been spilled yet: the oldest first.
 cdef Victim _victims[1024]
 cdef uint32_t _found = 0
@@ -82,75 +72,14 @@ def set_teller(teller):
     _teller = teller
 
 
-# ---- pins ----------------------------------------------------------------------------------
-
-cdef int pins_reset() except -1:
-    """Forget this process's pins: after attach and detach, and in a forked worker."""
-    global _pins, _pins_bytes, _pins_epoch, _found, _next, _busy
-    if _pins != NULL:
-        munmap(_pins, _pins_bytes)
-        _pins = NULL
-    _pins_epoch += 1
+cdef void spilling_reset() noexcept nogil:
+    """Forget what was found: after attach and detach, and in a forked worker."""
+    global _found, _next, _busy
     _found = _next = 0
     _busy = False
-    if C.attached:
-        _pins_bytes = C.head.n_units * sizeof(uint32_t)
-        _pins = <uint32_t *>mmap(NULL, _pins_bytes, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if _pins == <uint32_t *>MAP_FAILED:
-            _pins = NULL
-            raise MemoryError(f"no memory for what this process knows of the store's blocks: "
-                              f"{strerror(errno).decode()}")
-    return 0
-
-
-cdef uint32_t pins_epoch() noexcept nogil:
-    """Changes when pins are forgotten: what pinned before that has nothing to unpin."""
-    return _pins_epoch
-
-
-cdef uint64_t pin_place(pr_object *o, uint64_t *unit) noexcept nogil:
-    cdef uint64_t off, u
-    while True:
-        off = settle_place(o)
-        u = off // PR_UNIT
-        if o.size < PR_LARGE_MIN or u >= C.head.n_units or _pins == NULL:
-            unit[0] = NOT_PINNED        # it stays where it is
-            return off
-        if _pins[u] == 0:
-            # Should we die, the node is to know where to look.
-            at_store_release64(&C.me.pinning, u + 1)
-            at_or64(&C.runs[u].pins[C.self // 64], <uint64_t>1 << (C.self % 64))
-        _pins[u] += 1
-        if at_load64(&o.off) == off:
-            C.runs[u].stamp = <uint64_t>now_ns()
-            unit[0] = u + 1
-            return off
-        unpin(u + 1)
-
-
-cdef void unpin(uint64_t unit) noexcept nogil:
-    if unit == NOT_PINNED or _pins == NULL:
-        return
-    _pins[unit - 1] -= 1
-    if _pins[unit - 1] == 0:
-        at_and64(&C.runs[unit - 1].pins[C.self // 64], ~(<uint64_t>1 << (C.self % 64)))
-
-
-cdef void note_block(uint64_t handle, uint64_t off, uint64_t size) noexcept nogil:
-    cdef uint64_t u = off // PR_UNIT
-    if size >= PR_LARGE_MIN and u < C.head.n_units:
-        C.runs[u].stamp = <uint64_t>now_ns()
-        at_store_release64(&C.runs[u].object, handle)
 
 
 # ---- what can be spilled -------------------------------------------------------------------
-
-cdef inline bint pinned(uint64_t u) noexcept nogil:
-    cdef pr_run *r = &C.runs[u]
-    return (at_load64(&r.pins[0]) | at_load64(&r.pins[1]) | at_load64(&r.pins[2])
-            | at_load64(&r.pins[3])) != 0
-
 
 cdef uint64_t object_there(uint64_t u, uint64_t handle, bint *can_go) noexcept nogil:
     """Units of the object whose block begins at `u`, and whether it can be spilled; 0 if `handle`
@@ -607,8 +536,8 @@ def set_directory(str directory, str reason):
 
 
 def spill_stats():
-    """Figures of the spill file: where it lies, the store's bytes of memory, the file's in use and in
-    all, what was spilled since the session began, and what had no room in memory from the start."""
+    """Figures of the spill file: where it lies, the store's bytes of memory, the file's in use and
+    in all, what was spilled since the session began, and what had no room in memory at all."""
     if not C.attached:
         return None
     return {
@@ -634,9 +563,7 @@ cdef void settle_spiller(uint32_t p) noexcept nogil:
     cdef bint moved = False
     at_store64(&q.spill_to, 0)
     at_store64(&q.spill_from, 0)
-    if at_load64(&q.pinning):
-        at_and64(&C.runs[at_load64(&q.pinning) - 1].pins[p // 64], ~(<uint64_t>1 << (p % 64)))
-        at_store64(&q.pinning, 0)
+    drop_last_pin(p)
     if unit == 0 or unit > C.head.n_units:
         return
     unit -= 1
@@ -646,7 +573,7 @@ cdef void settle_spiller(uint32_t p) noexcept nogil:
         off = unit * PR_UNIT
         at_cas64(&o.off, off | PR_MOVING | <uint64_t>p << PR_MOVER_SHIFT, off)
         s = at_load64(&o.state)
-        # It was claimed by p. If it is not any more, it became the object's place, and went with it.
+        # It was claimed by p. If it is not any more, it became the object's place and went with it.
         moved = at_load32(&C.units[to]) != ((UNIT_LARGE << 16) | (p + 1)) or (
             gen_of(s) == gen_in(handle) and (s & 0xFF) != OBJ_FREE
             and at_load64(&o.off) == to * PR_UNIT)
@@ -655,13 +582,3 @@ cdef void settle_spiller(uint32_t p) noexcept nogil:
             for i in range(unit, unit + n):
                 at_store32(&C.units[i], (UNIT_LARGE << 16) | (p + 1))
     at_cas32(&C.runs[unit].spiller, p + 1, 0)
-
-
-cdef void drop_pin(uint32_t p, pr_object *o, uint64_t s) noexcept nogil:
-    """Process p is dead, and looks at nothing any more; `s` is the object's state."""
-    cdef uint64_t u, bit = <uint64_t>1 << (p % 64)
-    if s & (OBJ_INLINE | OBJ_COMPACT | OBJ_CELL) or o.size < PR_LARGE_MIN:
-        return
-    u = place_of(o) // PR_UNIT
-    if u < C.head.n_units and at_load64(&C.runs[u].pins[p // 64]) & bit:
-        at_and64(&C.runs[u].pins[p // 64], ~bit)

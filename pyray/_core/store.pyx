@@ -24,9 +24,8 @@ from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.serializer cimport Encoded, decode, encode
 from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
-from pyray._core.spilling cimport (
-    note_block, pin_place, pins_epoch, pins_reset, place_of, relieve, room_for, unpin, why_not,
-)
+from pyray._core.pins cimport note_block, pin_place, pins_epoch, pins_reset, place_of, unpin
+from pyray._core.spilling cimport relieve, room_for, spilling_reset, why_not
 
 from pyray._core.hex_id import HexID
 from pyray._core.errors import (
@@ -471,7 +470,7 @@ cdef int sweep_store():
 @cython.no_gc
 @cython.final
 cdef class Pin:
-    """What a view into the store holds: the object, where it is, and the mapping that it lies in."""
+    """What a view into the store holds: the object, its place, and the mapping that it lies in."""
 
     def __cinit__(self):
         PR_LIVE(_live_pins, 1)
@@ -945,6 +944,7 @@ cdef int store_reset() except -1:
     _interned.clear()
     _view_holds.clear()
     _contained.clear()
+    spilling_reset()
     pins_reset()
     return 0
 

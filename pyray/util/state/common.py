@@ -115,7 +115,8 @@ class ObjectState(StateSchema):
     """An object, as one process holds it: there is a record for each process that does.
 
     `object_size` is in bytes, 0 while the value is not there. `pid` and `type` are the holder's;
-    `owner_pid` is that of the process that made the id. `spilled` says whether the value lies on disk.
+    `owner_pid` is that of the process that made the id. `spilled` says whether the value lies on
+    disk.
     """
 
     object_id: str
