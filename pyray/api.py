@@ -50,6 +50,7 @@ def init(
     runtime_env: Mapping[str, Any] | None = None,
     spill_directory: str | os.PathLike[str] | None = None,
     max_spill_bytes: int | None = None,
+    object_spilling_directory: str | os.PathLike[str] | None = None,
     _memory: int | None = None,
     **cluster_only: Any,
 ) -> RayContext:
@@ -89,11 +90,12 @@ def init(
         ``py_modules``; see `pyray.runtime_env.RuntimeEnv`.
     spill_directory : str or os.PathLike, optional
         Directory for the objects that do not fit in memory, on a disk with room for them; default:
-        that for temporary files. Nothing ever has a name there. Ray's ``object_spilling_directory``
-        is the same.
+        that for temporary files. Nothing ever has a name there.
     max_spill_bytes : int, optional
         Bytes that they may take there; 0: nothing is spilled. Default: what the disk has free, less
         256 MiB, and 128 GiB at most.
+    object_spilling_directory : str or os.PathLike, optional
+        Ray's name of `spill_directory`.
     _memory : int, optional
         Bytes of the resource ``memory`` to hand out; default: 70% of the machine's.
     **cluster_only
@@ -120,9 +122,8 @@ def init(
     >>> ray.is_initialized()
     True
     """
-    ray_name = cluster_only.pop("object_spilling_directory", None)
     if spill_directory is None:
-        spill_directory = ray_name
+        spill_directory = object_spilling_directory
     unknown = sorted(set(cluster_only) - session.CLUSTER_ONLY)
     if unknown:
         raise TypeError(
