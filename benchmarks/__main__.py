@@ -18,6 +18,7 @@ from benchmarks import (
     plot,
     scaling,
     shared,
+    spilling,
     startup,
     table,
     tasks,
@@ -32,6 +33,7 @@ THEMES: list[Theme] = [
     objects.THEME,
     objects.LARGE,
     shared.THEME,
+    spilling.THEME,
     scaling.THEME,
     growth.THEME,
 ]

@@ -48,6 +48,9 @@ def init(
     logging_level: int | str | None = None,
     local_mode: bool = False,
     runtime_env: Mapping[str, Any] | None = None,
+    spill_directory: str | os.PathLike[str] | None = None,
+    max_spill_bytes: int | None = None,
+    object_spilling_directory: str | os.PathLike[str] | None = None,
     _memory: int | None = None,
     **cluster_only: Any,
 ) -> RayContext:
@@ -66,7 +69,8 @@ def init(
     resources : dict of str to float, optional
         Custom resources by name.
     object_store_memory : int, optional
-        Bytes for objects; default 30% of the memory that is available.
+        Bytes of memory for objects; default 30% of what is available. What does not fit goes to
+        disk, see `max_spill_bytes`.
     memory_limit : int, optional
         Bytes that the session's processes may have besides the object store, the driver's own
         included: if they exceed it, the newest task that can be retried is ended. Default: what the
@@ -84,6 +88,14 @@ def init(
     runtime_env : dict, optional
         What all workers are to have besides what this process has: ``env_vars``, ``working_dir``,
         ``py_modules``; see `pyray.runtime_env.RuntimeEnv`.
+    spill_directory : str or os.PathLike, optional
+        Directory for the objects that do not fit in memory, on a disk with room for them; default:
+        that for temporary files. Nothing ever has a name there.
+    max_spill_bytes : int, optional
+        Bytes that they may take there; 0: nothing is spilled. Default: what the disk has free, less
+        256 MiB, and 128 GiB at most.
+    object_spilling_directory : str or os.PathLike, optional
+        Ray's name of `spill_directory`.
     _memory : int, optional
         Bytes of the resource ``memory`` to hand out; default: 70% of the machine's.
     **cluster_only
@@ -98,7 +110,8 @@ def init(
     Raises
     ------
     SessionError
-        There is a session already, or the node process did not come up.
+        There is a session already, the node process did not come up, or `spill_directory` cannot be
+        used.
     TypeError, ValueError
         An unknown option or a bad value.
 
@@ -109,12 +122,15 @@ def init(
     >>> ray.is_initialized()
     True
     """
+    if spill_directory is None:
+        spill_directory = object_spilling_directory
     unknown = sorted(set(cluster_only) - session.CLUSTER_ONLY)
     if unknown:
         raise TypeError(
             f"init has no option {unknown[0]!r}; there are num_cpus, num_gpus, resources, "
-            "object_store_memory, memory_limit, ignore_reinit_error, namespace, log_to_driver, "
-            "logging_level and local_mode"
+            "object_store_memory, memory_limit, spill_directory, max_spill_bytes, "
+            "ignore_reinit_error, namespace, log_to_driver, logging_level, runtime_env and "
+            "local_mode"
         )
     if address not in (None, "local", "auto"):
         raise ValueError(
@@ -126,6 +142,14 @@ def init(
     _whole("_memory", _memory, 0, 1 << 46)
     _whole("object_store_memory", object_store_memory, 1, 1 << 46)
     _whole("memory_limit", memory_limit, 1, 1 << 46)
+    _whole("max_spill_bytes", max_spill_bytes, 0, 1 << 44)
+    if spill_directory is not None:
+        path = os.fspath(spill_directory) if isinstance(spill_directory, os.PathLike) else None
+        spill_directory = spill_directory if path is None else path
+        if not isinstance(spill_directory, str):
+            raise TypeError(f"init: spill_directory is a path, not {spill_directory!r}")
+        if not spill_directory or "\0" in spill_directory:
+            raise ValueError(f"init: spill_directory is a path, not {spill_directory!r}")
     from pyray.options import check_options
 
     checked = check_options({"resources": resources, "runtime_env": runtime_env}, "init")
@@ -154,6 +178,8 @@ def init(
             _memory,
             memory_limit,
             checked["runtime_env"],
+            spill_directory,
+            max_spill_bytes,
         )
     node = getattr(existing, "node", None)
     return RayContext(

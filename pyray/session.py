@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyray import protocol, runtime_env, tell
+from pyray import protocol, runtime_env, spilling, tell
 from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
+from pyray._core import spilling as core_spilling
 from pyray.child import Child, above_standard
 from pyray.exceptions import (
     InfeasibleResourcesError,
@@ -43,7 +44,7 @@ CLUSTER_ONLY = frozenset(
         "storage", "_node_ip_address", "_plasma_directory",
         "_redis_password", "_redis_username", "_system_config", "_temp_dir",
         "_metrics_export_port", "_tracing_startup_hook", "_enable_object_reconstruction",
-        "object_spilling_directory", "enable_resource_isolation", "system_reserved_cpu",
+        "enable_resource_isolation", "system_reserved_cpu",
         "system_reserved_memory", "cgroup_path", "_cgroup_path",
         "_driver_object_store_memory", "proxy_server_url",
     }
@@ -51,6 +52,7 @@ CLUSTER_ONLY = frozenset(
 
 store.set_unseen(tell.unseen)
 waiting.set_doing(tell.doing)
+core_spilling.set_teller(tell.spilling)
 
 
 def _shared_array_class() -> Any:
@@ -161,11 +163,11 @@ class Session(Resources):
     ----------
     config : dict
         As `pyray.node.shell.Shell` reads it.
-    memory : int
-        Descriptor of the session's memory.
+    memory, spill : int
+        Descriptors of the session's memory, and of its spill file or -1.
     """
 
-    def __init__(self, config: dict[str, Any], memory: int) -> None:
+    def __init__(self, config: dict[str, Any], memory: int, spill: int = -1) -> None:
         super().__init__()
         self.config = config
         self.local_mode: bool = config["local_mode"]
@@ -184,17 +186,18 @@ class Session(Resources):
         self._reader: threading.Thread | None = None
         self._bell = -1
         self._holding = -1  # eventfd: tasks have come to need something that is held for them
-        shm.attach(memory, 0)
-        tasks.reset()
+        shm.attach(memory, 0, spill)
+        core_spilling.set_directory(*config["spill"])
         try:
+            tasks.reset()
             if not self.local_mode:
-                self._start_node(memory)
+                self._start_node(memory, spill)
         except BaseException:
             self._abandon()
             raise
         control.set_bell(self._bell)
 
-    def _start_node(self, memory: int) -> None:
+    def _start_node(self, memory: int, spill: int) -> None:
         if not sys.executable:
             raise SessionError(
                 "sys.executable is empty, so pyray cannot start its node process; set it to the "
@@ -205,13 +208,14 @@ class Session(Resources):
         self._bell = above_standard(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         self._holding = above_standard(os.eventfd(0, os.EFD_CLOEXEC))
         entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "__main__.py")
-        arguments = [memory, theirs.fileno(), self._bell, os.getpid()]
+        arguments = [memory, theirs.fileno(), self._bell, os.getpid(), spill]
+        inherited = [memory, theirs.fileno(), self._bell] + [spill] * (spill >= 0)
         command = [sys.executable, "-P", entry, *map(str, arguments)]
         # From its very start, so that its forks' /proc/PID/environ shows it, and inherited by all
         # that tasks start: the driver finds them by it should the node die.
         mark = {protocol.SESSION_VARIABLE: self.config["mark"]}
         try:
-            self.node = Child(command, (memory, theirs.fileno(), self._bell), mark)
+            self.node = Child(command, inherited, mark)
         except OSError as error:
             from pyray import machine
 
@@ -580,6 +584,8 @@ def start(
     memory_total: int | None = None,
     memory_limit: int | None = None,
     env: Mapping[str, Any] | None = None,
+    spill_directory: str | None = None,
+    max_spill_bytes: int | None = None,
 ) -> Session:
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
@@ -626,16 +632,34 @@ def start(
             "session_env": runtime_env.to_text(env),
         }
         size = object_store_memory or machine.default_store_memory()
+        spill = spilling.open_file(spill_directory, max_spill_bytes)
+        config["spill"] = (spill.directory, spill.reason)
+        spill_fd = spill.fd
         try:
-            memory = above_standard(shm.create(size, RECORD_BYTES, config["num_cpus"]))
-            session = Session(config, memory)
+            if spill_fd >= 0:
+                spill_fd = above_standard(spill_fd)
+            memory = above_standard(shm.create(size, RECORD_BYTES, config["num_cpus"], spill.size))
+            # From here on both are the mapping's to close.
+            taken, spill_fd = spill_fd, -1
+            session = Session(config, memory, taken)
         except (OSError, MemoryError, RuntimeError) as error:
+            if spill_fd >= 0:
+                os.close(spill_fd)
             if isinstance(error, SessionError):
                 raise
             raise SessionError(
                 f"starting a session with an object store of {size} bytes failed: {error}"
                 f"{machine.which_limit(error)}"
             ) from None
+        if spill.reason and max_spill_bytes:
+            import logging
+
+            logging.getLogger("pyray").warning(
+                "of max_spill_bytes=%d only %d can be used: %s",
+                max_spill_bytes,
+                spill.size,
+                spill.reason,
+            )
         _current = session
         held.hurry = session.hurry
         store.set_guard(machine.why_not_grow)

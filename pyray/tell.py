@@ -149,3 +149,31 @@ def unseen(error: Any) -> None:
         last,
         f" ({count} such so far)" if count > 3 else "",
     )
+
+
+def spilling() -> None:
+    """Log that objects go to disk: when that begins, and each time that it has doubled."""
+    from pyray._core import spilling
+
+    stats = spilling.spill_stats()
+    if stats is None:
+        return
+    import logging
+
+    what = f"{stats['spilled_objects']} objects ({_megabytes(stats['spilled_bytes'])})"
+    if stats["direct_bytes"]:
+        what += f", and {_megabytes(stats['direct_bytes'])} that never found room in memory,"
+    logging.getLogger("pyray").warning(
+        "the object store (%s) is full: %s went to disk so far, in %s, where %s of at most %s are "
+        "in use now; a larger object_store_memory in init(), or dropping references earlier, "
+        "avoids it",
+        _megabytes(stats["memory"]),
+        what,
+        stats["directory"],
+        _megabytes(stats["used"]),
+        _megabytes(stats["total"]),
+    )
+
+
+def _megabytes(n: int) -> str:
+    return f"{n / 1e6:,.1f} MB"

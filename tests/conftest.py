@@ -232,6 +232,15 @@ def ray1() -> Any:
 
 
 @pytest.fixture
+def ray_in_memory() -> Any:
+    """The module, with a session of two CPUs in which nothing goes to disk."""
+    import pyray
+
+    pyray.init(num_cpus=2, object_store_memory=256 << 20, max_spill_bytes=0)
+    return pyray
+
+
+@pytest.fixture
 def gate(tmp_path: Any) -> helpers.Gate:
     """A gate that tasks can wait at."""
     return helpers.Gate(tmp_path / "gate")

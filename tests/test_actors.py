@@ -496,7 +496,8 @@ def test_results_that_cannot_be_pickled(ray):
     assert ray.get(a.fine.remote()) == 1
 
 
-def test_large_results(ray):
+def test_large_results(ray_in_memory):
+    ray = ray_in_memory
     np = pytest.importorskip("numpy")
 
     @ray.remote

@@ -369,7 +369,7 @@ def test_what_a_cancelled_task_is_worth_to_wait(ray1, tally, gate):
 
 
 def test_in_a_full_store(tally, gate):
-    pyray.init(num_cpus=1, object_store_memory=8 << 20)
+    pyray.init(num_cpus=1, object_store_memory=8 << 20, max_spill_bytes=0)
     first = passes.remote(gate)
     refs = [add_to.remote(tally) for _ in range(300)]
     blocks = []

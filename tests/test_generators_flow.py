@@ -142,7 +142,8 @@ def test_a_stream_of_ten_times_the_store(ray, tally):
     assert total == 40 * 64 * MIB
 
 
-def test_a_store_that_is_full_is_an_error(ray, tally):
+def test_a_store_that_is_full_is_an_error(ray_in_memory, tally):
+    ray = ray_in_memory
     generator = tallied.remote(tally, 40, 64 * MIB)
     with pytest.raises(exceptions.ObjectStoreFullError):
         ray.get(generator.completed(), timeout=30)

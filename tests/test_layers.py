@@ -19,6 +19,7 @@ LAYERS = [
     ["identity"],
     ["_task_error"],
     ["exceptions", "serialization", "protocol", "machine", "generators", "child", "stacks"],
+    ["spilling"],
     ["held_back"],
     ["runtime_env"],
     ["scheduling"],

@@ -111,7 +111,7 @@ def test_the_store_leaves_room_for_the_tasks(driver: Any, cgroup: pathlib.Path) 
     d = start(
         driver,
         cgroup,
-        "begin(object_store_memory=4 << 30)"
+        "begin(object_store_memory=4 << 30, max_spill_bytes=0)"
         + TASKS
         + """
 other = bystander.remote()
@@ -132,6 +132,32 @@ say(other=told(ray.get, other), sizes=[len(x) for x in ray.get(kept[:2])])
     assert d.ended() == 0
     assert oom_kills(cgroup) == 0
     assert "memory ran short" not in d.stderr()
+
+
+def test_objects_go_to_disk_before_the_cgroup_is_full(
+    driver: Any, cgroup: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    d = start(
+        driver,
+        cgroup,
+        f"begin(object_store_memory=4 << 30, spill_directory={str(tmp_path)!r})"
+        + TASKS
+        + """
+import zlib
+other = bystander.remote()
+kept, sums = [], []
+for i in range(150):
+    value = os.urandom(1 << 20) * 16
+    kept.append(ray.put(value))
+    sums.append(zlib.crc32(value))
+pathlib.Path(HERE, "go").touch()
+say(other=told(ray.get, other), good=[zlib.crc32(ray.get(ref)) for ref in kept] == sums)
+""",
+    )
+    assert d.said("good", 60)
+    assert d.said("other")["value"]
+    assert d.ended() == 0
+    assert oom_kills(cgroup) == 0
 
 
 def test_files_that_were_read_are_no_memory_in_use(driver: Any, tmp_path: pathlib.Path) -> None:
@@ -165,7 +191,7 @@ def test_a_small_cgroup(driver: Any, size: int) -> None:
         d = start(
             driver,
             cgroup,
-            "info = begin()"
+            "info = begin(max_spill_bytes=0)"
             + TASKS
             + """
 say(store=info["object_store_memory"], values=ray.get([double.remote(i) for i in range(100)]))

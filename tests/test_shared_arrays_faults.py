@@ -136,7 +136,8 @@ def test_a_queued_writer_of_a_dead_task_does_not_run(ray: Any, tally: Tally, gat
     assert len(tally) == 0
 
 
-def test_a_full_store_says_so_and_recovers(ray: Any) -> None:
+def test_a_full_store_says_so_and_recovers(ray_in_memory: Any) -> None:
+    ray = ray_in_memory
     room = int(ray.cluster_resources()["object_store_memory"])
     with pytest.raises(ray.exceptions.ObjectStoreFullError, match=str(room)):
         ray.shared.empty(room, "u1")

@@ -373,7 +373,7 @@ def test_much_more_than_the_store_holds_passes_through_it():
 
 
 def test_a_full_store_is_an_error_with_sizes_and_works_again():
-    pyray.init(num_cpus=1, object_store_memory=32 * MB)
+    pyray.init(num_cpus=1, object_store_memory=32 * MB, max_spill_bytes=0)
     refs = [pyray.put(bytes(8 * MB)) for _ in range(3)]
     with pytest.raises(exceptions.ObjectStoreFullError) as caught:
         pyray.put(bytes(12 * MB))

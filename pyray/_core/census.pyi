@@ -8,7 +8,7 @@ ERROR: int
 ACTOR: int
 
 LiveTask = tuple[bytes, bytes, int, int, int | None, int, int, bool, int, int]
-LiveObject = tuple[int, bytes, bool, int, int, int, list[int], tuple[int, int] | None]
+LiveObject = tuple[int, bytes, bool, int, int, int, list[int], tuple[int, int] | None, bool]
 
 def calling_task() -> tuple[bytes, int, bool, int, int, bool] | None: ...
 def chunks() -> int: ...

@@ -12,6 +12,7 @@ from pyray._core.mailboxes cimport actor_status
 from pyray._core.objects cimport alive, sealed
 from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, shape_of, stop_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
+from pyray._core.pins cimport place_of
 from pyray._core.store cimport PACKED_BYTES, check_session
 from pyray._core.tasks cimport TaskContext, here
 
@@ -88,7 +89,8 @@ cdef bint snapshot(uint64_t slot, pr_task *copy) noexcept nogil:
 
 
 cdef bint in_payload(uint64_t off, uint64_t size) noexcept nogil:
-    return off < C.head.n_units * PR_UNIT and size <= C.head.n_units * PR_UNIT - off
+    cdef uint64_t total = (C.head.n_units + C.head.n_spill_units) * PR_UNIT
+    return off < total and size <= total - off
 
 
 cdef bint results_there(pr_task *t) noexcept nogil:
@@ -218,6 +220,11 @@ cdef object name_of(uint64_t slot, uint64_t s):
     return None
 
 
+cdef bint on_disk(pr_object *o, uint64_t s) noexcept nogil:
+    return ((s & 0xFF) != OBJ_CREATED and not s & (OBJ_INLINE | OBJ_CELL) and o.size != 0
+            and place_of(o) >= C.head.n_units * PR_UNIT)
+
+
 cdef list objects_of(uint32_t chunk):
     cdef pr_object *o
     cdef pr_object copy
@@ -245,7 +252,8 @@ cdef list objects_of(uint32_t chunk):
             task = <int>(t.state & 0xFF), attempt_of(t.state)
         found.append((
             (<uint64_t>gen_of(s) << 32) | slot, name, (s & 0xFF) == OBJ_SEALED, s & 0xFF00,
-            copy.size if (s & 0xFF) != OBJ_CREATED else 0, copy.owner, holders, task))
+            copy.size if (s & 0xFF) != OBJ_CREATED else 0, copy.owner, holders, task,
+            on_disk(&copy, s)))
     return found
 
 
@@ -291,7 +299,7 @@ cdef int arguments(uint64_t slot, list found) except -1:
 cdef int contents(uint64_t slot, list found) except -1:
     cdef pr_object *o = object_at(C, slot)
     cdef uint64_t s = at_load64(&o.state)
-    cdef uint64_t off = o.off, size = o.size, count = 0, i
+    cdef uint64_t off = o.off, size = o.size, count = 0, i, place
     cdef uint32_t p = o.owner if s & OBJ_ACKED else o.liable
     cdef const char *end
     cdef Py_ssize_t before = len(found)
@@ -305,6 +313,7 @@ cdef int contents(uint64_t slot, list found) except -1:
             found.append((off, p))
             found.append((size, p))
         return 0
+    place = off = place_of(o)
     if not in_payload(off, size) or size < 8:
         return 0
     end = C.payload + off + size - 8
@@ -315,7 +324,8 @@ cdef int contents(uint64_t slot, list found) except -1:
         # A packed id: the session's nonce, then the handle.
         found.append(((<const uint64_t *>(end - (count - i) * PACKED_BYTES + 8))[0], p))
     loads_before_loads()
-    if gen_of(at_load64(&o.state)) != gen_of(s):
+    # Or it has moved to disk, and the block may have been another's.
+    if gen_of(at_load64(&o.state)) != gen_of(s) or place_of(o) != place:
         del found[before:]
     return 0
 
@@ -367,7 +377,8 @@ def retried_in(uint32_t chunk):
 
 def objects_in(uint32_t chunk):
     """Objects of a chunk: (handle, id, whether it is there, flags, bytes, slot of its owner, slots
-    of its holders, where the task that makes it stands and its number of retries, or None)."""
+    of its holders, where the task that makes it stands and its number of retries, or None, whether
+    it lies on disk)."""
     return listed(objects_of, chunk)
 
 

@@ -8,6 +8,10 @@ Two tiers, no lock, and anybody may free anything:
 - *small* blocks come from units that one process has claimed as a slab of one size.  The slab's
   free blocks are bits: whoever frees sets a bit, only the owner takes bits away.
 
+The units of the spill file have the numbers after the arena's, and what is said above holds there
+too; but blocks are taken there on request only, lowest first, and the file system is asked to set
+them aside, and told when they are free.
+
 So a death in the middle leaves words that name the dead process, and the node puts them right
 (recover.pyx) without asking anybody.  Why not one allocator process, or a robust mutex: a stopped
 process would stop everybody (see docs/design.md, "No lock on the task path").
@@ -21,7 +25,7 @@ from posix.mman cimport (
 )
 from pyray._core.arena cimport PAGES_NEW, PAGES_UNKNOWN, arena, pyray_arena
 from pyray._core.layout cimport *
-from pyray._core.shm cimport Ctx
+from pyray._core.shm cimport Ctx, pyray_spill_punch, pyray_spill_reserve
 
 cdef extern from *:
     """
@@ -34,6 +38,9 @@ cdef extern from *:
         PR_CLASSES
     const uint32_t pr_class_size[14]
     int PR_CTZ(uint64_t x) nogil
+
+cdef extern from "<errno.h>" nogil:
+    int ENOSPC, ENODEV
 
 HEAP_FULL = <uint64_t>0xFFFFFFFFFFFFFFFF
 
@@ -124,6 +131,16 @@ cdef bint claim_run(Ctx *c, uint64_t first, uint64_t n, uint32_t word,
     return True
 
 
+cdef uint64_t claim_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
+    """Claim these very units of the arena as a large block, if all are free; its offset, or
+    HEAP_FULL."""
+    cdef uint64_t conflict = 0
+    if not claim_run(c, first, n, tag(c, UNIT_LARGE), &conflict):
+        return HEAP_FULL
+    at_add64(&c.head.used_units, n)
+    return first * PR_UNIT
+
+
 cdef uint64_t find_run(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
     """First fit from the cursor, round once.  Returns the first unit or HEAP_FULL."""
     global _cursor
@@ -210,9 +227,108 @@ cdef uint64_t alloc_units(Ctx *c, uint64_t n, uint32_t kind) noexcept nogil:
     return first
 
 
+# ---- the spill file ------------------------------------------------------------------------
+
+cdef uint64_t units_high(Ctx *c) noexcept nogil:
+    """All units that were ever claimed have smaller numbers. (What lies beyond in the tables is
+    best not even looked at: the look would take memory.)"""
+    return at_load64(&c.head.spill_high)
+
+
+cdef uint64_t disk_used(Ctx *c) noexcept nogil:
+    """Units of the file that are claimed.  Counted, and not kept count of: whoever dies between a
+    claim and a counter would leave it wrong for ever."""
+    cdef uint64_t i, n = 0
+    for i in range(c.head.n_units, units_high(c)):
+        n += at_load_relaxed32(&c.units[i]) != 0
+    return n
+
+
+cdef uint64_t claim_on_disk(Ctx *c, uint64_t n, uint32_t word, uint64_t start) noexcept nogil:
+    """First fit among the file's units, from `start` on."""
+    cdef uint64_t total = c.head.n_units + c.head.n_spill_units
+    cdef uint64_t at = start, run = 0, first = start, free_ = HEAP_FULL, conflict = 0, high
+    while at < total:
+        high = at_load64(&c.head.spill_high)
+        if at >= high:
+            # Said before it is claimed: whoever clears up after a death looks no further.
+            at_cas64(&c.head.spill_high, high, min(total, at + n))
+            continue
+        if at_load_relaxed32(&c.units[at]) == 0:
+            if free_ == HEAP_FULL:
+                free_ = at
+            if run == 0:
+                first = at
+            run += 1
+            if run == n:
+                if claim_run(c, first, n, word, &conflict):
+                    at_cas64(&c.head.spill_low, start, first + n if first == free_ else free_)
+                    return first
+                at = conflict
+                run = 0
+        else:
+            run = 0
+        at += 1
+    return HEAP_FULL
+
+
+cdef uint64_t alloc_on_disk(Ctx *c, uint64_t n, uint32_t kind, int *error) noexcept nogil:
+    """Claim units of the spill file, and have the file system set them aside.  The first one's
+    number, or HEAP_FULL: `error` says why, as an errno; ENODEV: the session's own limit."""
+    cdef uint64_t first = HEAP_FULL, low = at_load64(&c.head.spill_low)
+    error[0] = ENODEV
+    if c.spill.fd < 0 or n > c.head.n_spill_units:
+        return HEAP_FULL
+    first = claim_on_disk(c, n, tag(c, kind), low)
+    if first == HEAP_FULL and low != c.head.n_units:
+        first = claim_on_disk(c, n, tag(c, kind), c.head.n_units)    # `low` is but a hint
+    if first == HEAP_FULL:
+        return HEAP_FULL
+    error[0] = pyray_spill_reserve(&c.spill, (first - c.head.n_units) * PR_UNIT, n * PR_UNIT)
+    if error[0]:
+        free_on_disk(c, first, n)
+        return HEAP_FULL
+    return first
+
+
+cdef void free_on_disk(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
+    cdef uint64_t i
+    # While they are claimed still: they may be another's at once.
+    pyray_spill_punch(&c.spill, (first - c.head.n_units) * PR_UNIT, n * PR_UNIT)
+    for i in range(first, first + n):
+        at_store_release32(&c.units[i], 0)
+    i = at_load64(&c.head.spill_low)
+    if first < i:
+        at_cas64(&c.head.spill_low, i, first)
+
+
+cdef uint64_t heap_alloc_on_disk(Ctx *c, uint64_t size, int *error) noexcept nogil:
+    """heap_alloc in the spill file."""
+    cdef int cls = class_of(size)
+    cdef uint64_t first
+    if cls >= 0:
+        if not new_slab(c, &_classes[cls], pr_class_size[cls], error):
+            return HEAP_FULL
+        return alloc_small(c, cls)
+    first = alloc_on_disk(c, (size + PR_UNIT - 1) // PR_UNIT, UNIT_LARGE, error)
+    return first * PR_UNIT if first != HEAP_FULL else HEAP_FULL
+
+
+cdef void return_unit(Ctx *c, uint64_t u) noexcept nogil:
+    """Free one unit that a dead process left."""
+    if u >= c.head.n_units:
+        free_on_disk(c, u, 1)
+        return
+    at_store32(&c.units[u], 0)
+    at_add64(&c.head.used_units, <uint64_t>-1)
+
+
 cdef void free_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
     global _recent_next, _cursor
     cdef uint64_t i
+    if first >= c.head.n_units:
+        free_on_disk(c, first, n)
+        return
     at_add64(&c.head.used_units, -n)
     if first < _cursor:
         _cursor = first     # fill what has been touched before growing into what has not
@@ -263,7 +379,8 @@ cdef bint search_units(Ctx *c, SlabClass *k, uint32_t limit) noexcept nogil:
     return False
 
 
-cdef bint new_slab(Ctx *c, SlabClass *k, uint32_t block) noexcept nogil:
+cdef bint new_slab(Ctx *c, SlabClass *k, uint32_t block, int *error) noexcept nogil:
+    """Claim a unit for blocks of this size; in the spill file, if there is an `error` to set."""
     cdef uint64_t unit
     cdef uint32_t i, n = PR_UNIT // block
     cdef uint32_t *grown
@@ -273,7 +390,10 @@ cdef bint new_slab(Ctx *c, SlabClass *k, uint32_t block) noexcept nogil:
             return False
         k.units = grown
         k.capacity = k.capacity * 2 + 16
-    unit = alloc_units(c, 1, UNIT_SLAB)
+    if error != NULL:
+        unit = alloc_on_disk(c, 1, UNIT_SLAB, error)
+    else:
+        unit = alloc_units(c, 1, UNIT_SLAB)
     if unit == HEAP_FULL:
         return False
     memset(&c.slabs[unit], 0, sizeof(pr_slab))
@@ -344,7 +464,7 @@ cdef uint64_t alloc_small(Ctx *c, int cls) noexcept nogil:
                     k.bits[w] &= k.bits[w] - 1
                     return <uint64_t>k.current * PR_UNIT + <uint64_t>(w * 64 + bit) * block
             k.has_current = False
-        if (search_units(c, k, SEARCH_UNITS) or new_slab(c, k, block)
+        if (search_units(c, k, SEARCH_UNITS) or new_slab(c, k, block, NULL)
                 or search_units(c, k, k.count)):
             continue
         return HEAP_FULL
@@ -379,9 +499,18 @@ cdef void heap_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
         free_units(c, unit, (size + PR_UNIT - 1) // PR_UNIT)
 
 
+cdef void heap_begin_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    """Put this process's name on a large block that is about to be freed."""
+    cdef uint64_t i
+    for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
+        at_store_release32(&c.units[i], tag(c, UNIT_LARGE))
+
+
 cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
     """Bytes of a block that no process has written yet: what it would take from the machine."""
     cdef uint64_t i, n = 0
+    if off >= c.head.n_units * PR_UNIT:
+        return 0        # what the kernel keeps of a file it can let go of
     for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
         if c.touched[i] == 0:
             n += PR_UNIT
@@ -392,6 +521,8 @@ cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
     """Say that a block's pages exist from now on; and, to whoever fills it, which are new."""
     cdef uint64_t i
     cdef uint8_t *pages = arena().pages
+    if off >= c.head.n_units * PR_UNIT:
+        return
     for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
         if c.touched[i] == 0:
             c.touched[i] = 1
@@ -401,11 +532,18 @@ cdef void heap_touch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
             pages[i] = PAGES_UNKNOWN
 
 
+cdef void heap_untouch(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    """Say that a block's pages have been given back to the machine: they are zero again."""
+    cdef uint64_t i
+    for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
+        c.touched[i] = 0
+
+
 cdef void heap_zero(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
     """Fill a block with zeros.  Units that nobody has touched are zero, and stay without memory: a
     unit is touched before anybody gets its block."""
     cdef uint64_t i, first = off // PR_UNIT
-    if class_of(size) >= 0:
+    if class_of(size) >= 0 or first >= c.head.n_units:
         memset(c.payload + off, 0, size)
         return
     for i in range(first, (off + size + PR_UNIT - 1) // PR_UNIT):

@@ -2,7 +2,9 @@
  * worker.  This header is the contract; every field says who writes it.
  *
  *   header | dispatch | process table | function table | actors | mailboxes | events | chunk table |
- *   records | names | unit table | slab table | payload arena
+ *   records | names | unit table | slab table | run table | payload arena || spill file
+ *
+ * The spill file is a file on disk, mapped right behind the arena: the arena's units go on there.
  *
  * Rules that hold everywhere:
  *   - offsets and slot numbers, never pointers: each process maps the file where it likes;
@@ -17,7 +19,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 6
+#define PR_LAYOUT_VERSION 7
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -44,15 +46,24 @@
  * task:   status 0..7 | attempt, low 8..15 | generation 16..47 | claimer 48..55 |
  *         attempt, high 56..63
  * The object's version counts additions to `holders`, so that "no holder is left" can be decided
- * by a compare-and-swap although the holders span four words. */
+ * by a compare-and-swap although the holders span four words.  In FREEING and EMPTY the upper 16
+ * bits name who does it (process + 1), so that it can be told what a dead process was about to do. */
 #define PR_GEN_SHIFT 16
 #define PR_GEN_MASK (0xFFFFFFFFULL << PR_GEN_SHIFT)
 #define PR_VERSION_ONE (1ULL << 48)
+#define PR_BY(p) ((uint64_t)((p) + 1) << 48) /* by this process */
 #define PR_KEEP_ATTEMPT 0xFF00FFFFFFFFFF00ULL /* a task's state less status and claimer */
 #define PR_LESS_ATTEMPT 0x00FFFFFFFFFF00FFULL /* a task's state less its attempt */
 
 /* OPEN: a shared array that is still written to.  It has its payload, and is sealed where it lies. */
-enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3, OBJ_OPEN = 4 };
+enum {
+    OBJ_FREE = 0,
+    OBJ_CREATED = 1,
+    OBJ_SEALED = 2,
+    OBJ_FREEING = 3,   /* its payload is still there, whole */
+    OBJ_OPEN = 4,
+    OBJ_EMPTY = 5,     /* about to be free: what is left of its large block has its freer's name */
+};
 #define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */
 #define OBJ_DROPPED (1ULL << 9)    /* nobody holds it: whoever seals it frees it */
 #define OBJ_INLINE (1ULL << 10)    /* value in the record, compact form */
@@ -120,13 +131,24 @@ enum {
 enum { LEAVE_NO = 0, LEAVE_INTENDED = 1, LEAVE_UNMADE = 2 /* its constructor raised */ };
 enum { UNIT_FREE = 0, UNIT_LARGE = 1, UNIT_SLAB = 2 };
 
+/* ---- an object's place -------------------------------------------------------------------
+ * place 0..47 | process that is about to move it 48..55 | PR_MOVING
+ * `off` of a sealed object in a large block changes once at most: from memory to the spill file.
+ * The mover puts its mark there, looks that nobody has pinned the block, and swaps the new place in;
+ * whoever else meets the mark takes it away, and the mover has lost. So nobody waits for a mover. */
+#define PR_PLACE 0x0000FFFFFFFFFFFFULL
+#define PR_MOVER_SHIFT 48
+#define PR_MOVING (1ULL << 63)
+#define PR_LARGE_MIN 8193     /* bytes from which a block is a run of units, and can move */
+
 typedef struct {
     uint64_t magic, layout_hash;
     uint64_t nonce;            /* random root of the session; also in every pickled id */
     uint64_t total_bytes;
     uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_events, off_chunks, off_records;
-    uint64_t off_names, off_units, off_slabs, off_payload;
-    uint64_t n_units, n_chunks;
+    uint64_t off_names, off_units, off_slabs, off_runs, off_payload;
+    uint64_t n_units, n_chunks; /* units in memory; those of the spill file have the next numbers */
+    uint64_t n_spill_units;    /* 0: nothing spills */
     uint32_t num_tokens;       /* CPUs */
     uint32_t actors_high;      /* node: highest entry for an actor that was ever used + 1 */
     uint8_t root_id[20];       /* id of the driver's root task */
@@ -140,6 +162,13 @@ typedef struct {
     uint64_t peak_units;
     uint64_t freed_low __attribute__((aligned(64)));    /* lowest unit that has been freed and not
                                                          * been claimed since; a hint of any process */
+    uint64_t spill_low __attribute__((aligned(64)));     /* a hint: no unit of the spill file before
+                                                          * this one is free */
+    uint64_t spill_high;       /* units of the file that were ever claimed have smaller numbers */
+    /* statistics since the session began: added to by whoever spilled */
+    uint64_t spilled_objects, spilled_bytes;
+    uint64_t direct_bytes;     /* of blocks that had no room in memory from the start */
+    uint64_t spill_told;       /* bytes at which the next line in the log is due */
 } pr_header;
 
 /* Words that decide who runs.  Written by compare-and-swap from any process. */
@@ -201,7 +230,14 @@ typedef struct {
     uint32_t parked_on;                           /* process: 1 + the CPU that it last parked on */
     uint64_t told;                                /* process: the request to stop that has reached
                                                    * its main thread; see interrupts.pyx */
+    uint64_t pinning;                             /* process: 1 + the unit that it pinned last */
     char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */
+    /* What it is moving to the spill file: for whoever clears up after it (spilling.pyx). */
+    uint64_t spill_from __attribute__((aligned(64))); /* process: 1 + first unit in memory */
+    uint64_t spill_units;                         /* process: how many */
+    uint64_t spill_object;                        /* process: whose; a handle */
+    uint64_t spill_to;                            /* process: 1 + first unit in the file, written
+                                                   * last, and cleared first */
     pr_waiter waiter[PR_WAITERS] __attribute__((aligned(64)));
     pr_lane lane[PR_LANES];
     /* Handles of sealed objects that name this process's bridge: slot done_tail % PR_DONE, by whoever
@@ -225,7 +261,8 @@ typedef struct {
     uint16_t owner;        /* process that created it; the node after that one's death */
     uint16_t liable;       /* process that holds the ids inside until ACKED */
     uint64_t task;         /* handle of the task that makes it, or 0 */
-    uint64_t off;          /* payload; written before the seal or OPEN, never after */
+    uint64_t off;          /* payload: see PR_PLACE; written before the seal or OPEN, after which
+                            * only a spiller changes it */
     uint64_t size;
     uint8_t data[PR_INLINE_OBJECT];
 } pr_object;
@@ -361,6 +398,17 @@ typedef struct {
     uint64_t pad[3];
 } pr_slab;
 
+/* What is known of a large block: at the number of its first unit.  (Not in the slab table, whose
+ * lines of such units are free: a process that comes late to pin a block may find it gone, and a slab
+ * in its place, whose free blocks are bits.) */
+typedef struct {
+    uint64_t pins[4];      /* bit p: process p looks at it; set and cleared by p alone */
+    uint64_t object;       /* maker: handle of the object that lies there; may be stale */
+    uint64_t stamp;        /* when it was made or got last, in ns; written by anybody, a hint */
+    uint32_t spiller;      /* process + 1 that copies it to disk; by compare-and-swap */
+    uint32_t pad[3];
+} pr_run;
+
 /* A link to one dep entry of a task: generation's low 24 bits | index of the dep | slot.  Slot
  * numbers start at PR_CHUNK_GRANULES, so no link is 0 (the end). */
 #define PR_LINK(slot, gen, index)                                                               \
@@ -381,6 +429,7 @@ _Static_assert(PR_NAME_AT + sizeof(pr_name) == PR_INLINE_OBJECT, "a name ends wi
 _Static_assert(sizeof(pr_waiter) == 64, "a waiter has its cache line");
 _Static_assert(sizeof(pr_chunk) % 64 == 0, "chunk headers do not share lines");
 _Static_assert(sizeof(pr_slab) == 64, "a slab header is one line");
+_Static_assert(sizeof(pr_run) == 64, "a large block has its line");
 _Static_assert(sizeof(pr_header) <= 4096, "the header fits in its page");
 _Static_assert(sizeof(pr_dispatch) <= 4096, "the dispatch words fit in their page");
 

@@ -62,6 +62,8 @@ cdef extern from "layout.h" nogil:
     const uint64_t OBJ_ACTOR
     const uint64_t OBJ_CELL
     const uint64_t PR_CELLS
+    const uint64_t PR_PLACE
+    const uint64_t PR_MOVING
     const uint32_t PR_WAITER_MULTI
     const uint32_t PR_NOWHERE
     enum:
@@ -93,11 +95,14 @@ cdef extern from "layout.h" nogil:
         PR_STOP_COUNT
         PR_STOP_COUNTS
         PR_STOP_GEN
+        PR_MOVER_SHIFT
+        PR_LARGE_MIN
         OBJ_FREE
         OBJ_CREATED
         OBJ_SEALED
         OBJ_FREEING
         OBJ_OPEN
+        OBJ_EMPTY
         TASK_FREE
         TASK_WAITING
         TASK_READY
@@ -149,6 +154,7 @@ cdef extern from "layout.h" nogil:
         EVENT_CANCELLED
         EVENT_CREATES
         EVENT_NEVER
+    uint64_t PR_BY(uint32_t p)
     uint64_t PR_LINK(uint32_t slot, uint32_t gen, uint32_t index)
     ctypedef struct pr_header:
         uint64_t magic, layout_hash
@@ -156,8 +162,9 @@ cdef extern from "layout.h" nogil:
         uint64_t total_bytes
         uint64_t off_procs, off_funcs, off_actors, off_mailboxes, off_events, off_chunks
         uint64_t off_records
-        uint64_t off_names, off_units, off_slabs, off_payload
+        uint64_t off_names, off_units, off_slabs, off_runs, off_payload
         uint64_t n_units, n_chunks
+        uint64_t n_spill_units
         uint32_t num_tokens
         uint32_t actors_high
         uint8_t root_id[20]
@@ -168,6 +175,11 @@ cdef extern from "layout.h" nogil:
         uint64_t used_units
         uint64_t peak_units
         uint64_t freed_low
+        uint64_t spill_low
+        uint64_t spill_high
+        uint64_t spilled_objects, spilled_bytes
+        uint64_t direct_bytes
+        uint64_t spill_told
     ctypedef struct pr_dispatch:
         uint32_t searcher
         uint32_t stopping
@@ -211,7 +223,12 @@ cdef extern from "layout.h" nogil:
         uint32_t refused
         uint32_t parked_on
         uint64_t told
+        uint64_t pinning
         char gpus[128]
+        uint64_t spill_from
+        uint64_t spill_units
+        uint64_t spill_object
+        uint64_t spill_to
         pr_waiter waiter[PR_WAITERS]
         pr_lane lane[PR_LANES]
         uint32_t done_tail
@@ -308,6 +325,11 @@ cdef extern from "layout.h" nogil:
         uint64_t counter
         uint32_t index
         uint8_t parent_id[20]
+    ctypedef struct pr_run:
+        uint64_t pins[4]
+        uint64_t object
+        uint64_t stamp
+        uint32_t spiller
     ctypedef struct pr_slab:
         uint64_t bits[4]
         uint32_t block

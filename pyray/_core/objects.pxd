@@ -8,6 +8,7 @@ cdef enum:
 
 cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil
 cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil
+cdef void finish_free(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil
 cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil
 cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil
 cdef void open_object(Ctx *c, uint64_t handle) noexcept nogil

@@ -10,16 +10,17 @@ Whoever hands an id on keeps its own hold until the receiver has set its bit: a 
 are held by its submitter, the ids inside a value by its writer, then by its owner.
 
 The seal is the one point of publication: before it the record is its maker's alone, after it
-neither the value nor its place changes.
+the value does not change, nor its place, but for a move to the spill file (spilling.pyx).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from pyray._core.dispatch cimport announce, expect_here, ring_node, wake_process
-from pyray._core.heap cimport heap_free
+from pyray._core.heap cimport heap_begin_free, heap_free
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport wake_actor
 from pyray._core.queues cimport node_queue_push, queue_push
 from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible
+from pyray._core.pins cimport settle_place
 from pyray._core.shm cimport Ctx, object_at, task_at
 
 cdef enum:
@@ -50,7 +51,8 @@ cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil:
     had = (at_or64(&o.holders[c.self // 64], bit) & bit) != 0
     while True:
         s = at_load64(&o.state)
-        if gen_of(s) != gen_in(handle) or (s & 0xFF) == OBJ_FREE or (s & 0xFF) == OBJ_FREEING:
+        if (gen_of(s) != gen_in(handle) or (s & 0xFF) == OBJ_FREE or (s & 0xFF) == OBJ_FREEING
+                or (s & 0xFF) == OBJ_EMPTY):
             if not had:
                 at_and64(&o.holders[c.self // 64], ~bit)
             return False
@@ -66,22 +68,46 @@ cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil:
     try_free(c, handle)
 
 
+cdef inline uint64_t freeing(Ctx *c, uint64_t s) noexcept nogil:
+    return (s & <uint64_t>0x0000FFFFFFFFFF00) | OBJ_FREEING | PR_BY(c.self)
+
+
 cdef void free_object(Ctx *c, pr_object *o, uint64_t handle, uint64_t s) noexcept nogil:
-    """The record is in FREEING, by us."""
+    """The record is in FREEING, by us.  Should we die here, the node does it again."""
     cdef uint32_t liable = o.liable
     cdef bint tell = (s & OBJ_NESTED) and not (s & OBJ_ACKED) and liable != c.self
     cdef uint64_t credit = o.off if s & OBJ_CELL else 0
-    if not (s & OBJ_INLINE) and o.size:
-        heap_free(c, o.off, o.size)
     if credit:
         # Nobody will read the cell: its writer waits no longer.  Before the record goes, lest the
         # writer wait for ever should we die in between.
         seal(c, credit, OBJ_INLINE)
+    if s & OBJ_ACTOR:
+        tell_of_actor(c)
+    if not (s & OBJ_INLINE) and o.size:
+        free_block(c, o, handle)
     object_recycle(c, handle)
     if tell:
         wake_process(c, liable)      # it holds the ids inside for nothing now
-    if s & OBJ_ACTOR:
-        tell_of_actor(c)
+
+
+cdef void free_block(Ctx *c, pr_object *o, uint64_t handle) noexcept nogil:
+    cdef uint64_t off = settle_place(o), size = o.size
+    if size >= PR_LARGE_MIN:
+        # A block on disk takes a while, and we may be killed in the middle. All of it that is not
+        # free yet is ours from now on, and no record's.
+        heap_begin_free(c, off, size)
+        at_store_release64(&o.state, (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self) | OBJ_EMPTY)
+    heap_free(c, off, size)
+
+
+cdef void finish_free(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil:
+    """What a dead process was freeing, as its state `s` tells, is freed by the node."""
+    cdef pr_object *o = object_at(c, handle)
+    if (s & 0xFF) == OBJ_FREEING and (s & OBJ_INLINE or o.size >= PR_LARGE_MIN):
+        at_store64(&o.state, freeing(c, s))
+        free_object(c, o, handle, s)
+    else:
+        object_recycle(c, handle)
 
 
 cdef void tell_of_actor(Ctx *c) noexcept nogil:
@@ -107,7 +133,7 @@ cdef void try_free(Ctx *c, uint64_t handle) noexcept nogil:
                     tell_of_actor(c)
                 return
         elif (s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_OPEN:
-            if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
+            if at_cas64(&o.state, s, freeing(c, s)):
                 free_object(c, o, handle, s)
                 return
         else:
@@ -316,7 +342,7 @@ cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
         if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_CREATED:
             return False
         if s & OBJ_DROPPED:
-            if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
+            if at_cas64(&o.state, s, freeing(c, s | flags)):
                 free_object(c, o, handle, s | flags)
                 return True
         elif at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED | flags):

@@ -10,15 +10,18 @@ before its holds are dropped, or they would go with it.  Its slot becomes free l
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from pyray._core.events cimport note_for
+from pyray._core.heap cimport return_unit, units_high
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport close_boxes
 from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
-from pyray._core.objects cimport sealed, try_free
+from pyray._core.objects cimport finish_free, sealed, try_free
 from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport (
     attempt_of, gen_in, gen_of, object_recycle, plausible, task_recycle,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
+from pyray._core.pins cimport drop_pin, place_of
+from pyray._core.spilling cimport settle_spiller
 from pyray._core.store cimport borrow_for_view, take_over_nested
 from pyray._core.tasks cimport hold_for_task
 from pyray._core.running cimport finish, store_error_at
@@ -50,6 +53,8 @@ def recover(uint32_t p, error, spare=None):
     ones left is taken over.
     """
     at_store32(&C.procs[p].status, PROC_DEAD)
+    settle_spiller(p)
+    finish_frees(p)
     leave_dispatch(p)
     take_over(p)
     # First, so that no actor runs a call of p's after an earlier one has failed.
@@ -86,6 +91,20 @@ cdef void finish_move(uint32_t p) noexcept nogil:
     if gen_of(s) == gen_in(handle) and ((s & 0xFF) == TASK_READY or (s & 0xFF) == TASK_NODE):
         enqueue(C, handle)
     at_store64(&C.procs[p].moving, 0)
+
+
+cdef void finish_frees(uint32_t p) noexcept nogil:
+    """Objects that p was just freeing."""
+    cdef uint32_t k, i
+    cdef uint64_t slot, s
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_OBJECTS:
+            continue
+        for i in range(PR_CHUNK_GRANULES):
+            slot = k * PR_CHUNK_GRANULES + i
+            s = at_load64(&object_at(C, slot).state)
+            if s >> 48 == p + 1 and ((s & 0xFF) == OBJ_FREEING or (s & 0xFF) == OBJ_EMPTY):
+                finish_free(C, handle_of(slot, s), s)
 
 
 cdef int take_over(uint32_t p) except -1:
@@ -237,6 +256,7 @@ cdef void drop_holds(uint32_t p) noexcept nogil:
             s = at_load64(&o.state)
             if (s & 0xFF) == OBJ_FREE:
                 continue
+            drop_pin(p, o, s)
             if at_load64(&o.holders[p // 64]) & bit:
                 at_and64(&o.holders[p // 64], ~bit)
                 try_free(C, handle_of(slot, s))
@@ -273,10 +293,10 @@ cdef void orphan_objects(uint32_t p) noexcept nogil:
 
 cdef int reclaim_memory(uint32_t p) except -1:
     """Blocks that p claimed and that no object's payload lies in."""
-    cdef uint64_t n = C.head.n_units
+    cdef uint64_t n = units_high(C)
     cdef uint8_t *live
     cdef uint32_t k, i
-    cdef uint64_t slot, s, u
+    cdef uint64_t slot, s, u, to
     cdef pr_object *o
     cdef pr_task *t
     cdef uint64_t *masks
@@ -300,7 +320,9 @@ cdef int reclaim_memory(uint32_t p) except -1:
                             continue
                         if s & OBJ_INLINE or o.size == 0:
                             continue
-                        mark(live, masks, o.off, o.size)
+                        # Those that were claimed since the tables were made are not p's.
+                        if place_of(o) + o.size <= n * PR_UNIT:
+                            mark(live, masks, place_of(o), o.size)
                 elif C.chunks[k].kind == KIND_TASKS:
                     for i in range(0, PR_CHUNK_GRANULES, 2):
                         slot = k * PR_CHUNK_GRANULES + i
@@ -309,18 +331,24 @@ cdef int reclaim_memory(uint32_t p) except -1:
                         if (s & 0xFF) == TASK_FREE or t.ext_size == 0:
                             continue
                         mark(live, masks, t.ext, t.ext_size)
+            # What a live process is just moving may have left its old block before the look above.
+            # That block is the mover's to free, and has its name once it does not say so any more.
+            for k in range(at_load32(&C.head.procs_high)):
+                to = at_load64(&C.procs[k].spill_to)
+                u = at_load64(&C.procs[k].spill_from)
+                if k != p and to and u and u - 1 + C.procs[k].spill_units <= n:
+                    for i in range(<uint32_t>C.procs[k].spill_units):
+                        live[u - 1 + i] = 1
             for u in range(n):
                 if (at_load32(&C.units[u]) & 0xFFFF) != p + 1:
                     continue
                 if at_load32(&C.units[u]) >> 16 == UNIT_LARGE:
                     if not live[u]:
-                        at_store32(&C.units[u], 0)
-                        at_add64(&C.head.used_units, <uint64_t>-1)
+                        return_unit(C, u)
                 elif C.slabs[u].owner == p + 1:
                     settle_slab(u, &masks[u * 4])
                 elif not live[u]:
-                    at_store32(&C.units[u], 0)      # claimed, but never made a slab
-                    at_add64(&C.head.used_units, <uint64_t>-1)
+                    return_unit(C, u)       # claimed, but never made a slab
             at_store64(&C.head.freed_low, 0)
     finally:
         free(live)
@@ -345,8 +373,7 @@ cdef void settle_slab(uint64_t u, uint64_t *used) noexcept nogil:
     cdef uint32_t i, blocks = PR_UNIT // s.block
     if used[0] == 0 and used[1] == 0 and used[2] == 0 and used[3] == 0:
         s.owner = 0
-        at_store32(&C.units[u], 0)
-        at_add64(&C.head.used_units, <uint64_t>-1)
+        return_unit(C, u)
         return
     for i in range(blocks):
         if not used[i // 64] & (<uint64_t>1 << (i % 64)):
@@ -393,7 +420,7 @@ cdef void release_slabs() noexcept nogil:
     cdef pr_slab *s
     if not _orphans:
         return
-    for u in range(C.head.n_units):
+    for u in range(units_high(C)):
         if C.units[u] != ((UNIT_SLAB << 16) | (NODE + 1)) or C.slabs[u].owner != NODE + 1:
             continue
         s = &C.slabs[u]
@@ -408,8 +435,7 @@ cdef void release_slabs() noexcept nogil:
                 got += 1
         if got == blocks:
             s.owner = 0
-            at_store32(&C.units[u], 0)
-            at_add64(&C.head.used_units, <uint64_t>-1)
+            return_unit(C, u)
 
 
 cdef void release_chunks(uint32_t p) noexcept nogil:

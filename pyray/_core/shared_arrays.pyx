@@ -27,6 +27,7 @@ from pyray._core.store cimport (
     PUT_INDEX, ObjectID, Pin, ViewHold, alloc, borrow_for_view, check_id, check_session,
     discard_record, id_in_record, name_record, new_id, new_record, pin,
 )
+from pyray._core.pins cimport note_block, place_of
 from pyray._core.tasks cimport TaskContext, base, here
 
 from pyray._core.errors import ObjectLostError, SessionError
@@ -105,6 +106,7 @@ cdef class Region:
     cdef bint sealed
     cdef bint spare             # among the spares
     cdef object holder          # an ObjectID, or a ViewHold: what keeps the object alive
+    cdef Pin held               # once it is sealed: keeps it in its place
     cdef Mapping mapping        # and the memory, after the session's end too
     cdef char* low              # its elements, in the writable mapping
     cdef char* high
@@ -280,7 +282,7 @@ cdef object new_flat(uint64_t handle, object holder):
     r.epoch = C.epoch
     r.holder = holder
     r.mapping = current_mapping()
-    r.low = C.payload + o.off + body.start
+    r.low = C.payload + place_of(o) + body.start
     r.high = r.low + n
     flat = PyArray_NewFromDescr(c_array_class, PyArray_DescrFromType(NPY_UBYTE), 1, &n, NULL, r.low,
                                 NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_WRITEABLE, NULL)
@@ -371,6 +373,7 @@ def create(dtype, tuple shape, bint fortran, bint zero):
     body = <pr_body *>o.data
     body.start = frame.nbytes - (nbytes + ALIGN - 1) // ALIGN * ALIGN
     body.nbytes = nbytes
+    note_block(handle, off, o.size)
     open_object(C, handle)
     flat = new_flat(handle, new_id(handle, parent, counter, PUT_INDEX))
     (<Region>pr_base(<PyObject*>flat)).maker = parent
@@ -437,7 +440,7 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
         if type(oid) is ViewHold:
             keep_spare(<Region>pr_base(<PyObject*>flat))
     try:
-        return new_view(<PyObject*>flat, dtype, ndim, dims, strides, C.payload + o.off + at,
+        return new_view(<PyObject*>flat, dtype, ndim, dims, strides, C.payload + place_of(o) + at,
                         NPY_ARRAY_WRITEABLE if writable else 0)
     except BaseException:
         r = <Region>pr_base(<PyObject*>flat)
@@ -449,15 +452,16 @@ cdef object restore(uint64_t handle, object oid, object dtype, int64_t at, int n
 cdef object sealed_view(uint64_t handle, object holder, object dtype, int64_t at, int ndim,
                         const Py_ssize_t* dims, const Py_ssize_t* strides, bint copy):
     """A plain array, as `get` gives them."""
-    cdef Pin held = pin(holder)
     cdef pr_object *o = object_at(C, handle)
-    cdef const char* payload = C.readonly + o.off
+    cdef Pin held = pin(holder, o)
+    cdef const char* payload = C.readonly + held.place
     cdef char* data = <char*>payload + at
     cdef Mapping mapping
     owner = held
     if copy:
         mapping = held.mapping
-        owner = private_copy(payload, o.size, mapping.fd, mapping.payload_offset + o.off, held)
+        owner = private_copy(payload, o.size, mapping.file_of(held.place),
+                             mapping.place_in_file(held.place), held)
         data = (<PrivateCopy>owner).memory((<pr_body *>o.data).start, at)
     Py_INCREF(<PyObject*>dtype)
     array = PyArray_NewFromDescr(c_array_class, <CDescr*><PyObject*>dtype, ndim, dims, strides,
@@ -491,7 +495,7 @@ cdef Region region_of(PyObject* array):
 cdef object whole(Region r):
     """The array as its header describes it, to compare with."""
     cdef pr_object *o = object_at(C, r.handle)
-    return decode(C.payload + o.off, o.size, r)
+    return decode(C.payload + place_of(o), o.size, r)
 
 
 cdef bint is_whole(Region r, object array):
@@ -529,7 +533,7 @@ cdef int find(PyObject* array, bint by_reference, View* found) except -1:
     Py_INCREF(found.oid)
     found.handle = r.handle
     found.writable = PyArray_ISWRITEABLE(<CArray*>array)
-    found.at = PyArray_BYTES(<CArray*>array) - (C.payload + object_at(C, r.handle).off)
+    found.at = PyArray_BYTES(<CArray*>array) - (C.payload + place_of(object_at(C, r.handle)))
     return 1
 
 
@@ -614,10 +618,14 @@ def try_seal(array):
     if Py_REFCNT(<PyObject*>r.holder) > 1:
         return tasks_that_hold(r.holder), []
     s = at_load64(&o.state)
+    # From the seal on others may move it to disk, and views of this process's are to stay good.
+    # Without the holder, whose references say who else has it.
+    r.held = pin(None, o)
     slots = [p for p in range(PR_MAX_PROCS)
              if p != C.self and at_load64(&o.holders[p // 64]) >> (p % 64) & 1]
     # Fails if somebody has come to hold it since, which moves the state's version.
     if slots or not seal_open(C, r.handle, s):
+        r.held = None
         return [], slots
     view = r.views
     while view != NULL:

@@ -1,15 +1,19 @@
-"""The session's one memfd: creating it, mapping it, and the pointers into it.
+"""The session's memfd and its spill file: creating, mapping, and the pointers into them.
 
 The file has no name, so the kernel frees it with its last user, however that one ends.  It is
 mapped twice: once writable, and its payload once more read-only, which is what users' arrays point
 into: an object in the store is immutable because the MMU says so.
+
+Behind the payload, in both mappings, lies the spill file, which has no name either.  So an object
+that has moved there is at another offset, and nothing else about it is different.
 """
 
 from libc.errno cimport EINVAL, errno
 from libc.string cimport memcpy, memset, strerror
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.mman cimport (
-    MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ,
+    PROT_WRITE, mmap, munmap,
 )
 from posix.unistd cimport close, ftruncate
 from pyray._core.arena cimport arena, pyray_arena
@@ -33,6 +37,10 @@ cdef extern from "<fcntl.h>" nogil:
     int F_SEAL_SHRINK
     int F_SEAL_GROW
     int F_SEAL_SEAL
+
+cdef extern from "<unistd.h>" nogil:
+    long sysconf(int name)
+    int _SC_PAGESIZE
 
 cdef extern from "<sys/stat.h>" nogil:
     int fchmod(int fd, unsigned int mode)
@@ -59,6 +67,7 @@ cdef Mapping _mapping = None
 cdef int _fork_fd = -1       # of the session's file
 memset(&_ctx, 0, sizeof(Ctx))
 _ctx.bell_fd = -1
+_ctx.spill.fd = -1
 
 
 cdef Ctx *get_ctx() noexcept nogil:
@@ -81,50 +90,90 @@ cdef void _after_fork_in_child() noexcept nogil:
     # gets the pages as they are, and writes to copies of its own. (If this fails, that is lost.)
     mmap(_ctx.payload, _ctx.head.n_units * PR_UNIT, PROT_READ | PROT_WRITE,
          MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, _fork_fd, _ctx.head.off_payload)
+    if pyray_spill_there(&_ctx.spill):
+        mmap(_ctx.payload + _ctx.head.n_units * PR_UNIT, _ctx.head.n_spill_units * PR_UNIT,
+             PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, _ctx.spill.fd, 0)
 
 
 pthread_atfork(NULL, NULL, _after_fork_in_child)
 
 
 cdef class Mapping:
-    def __cinit__(self, int fd, size_t total, size_t payload_offset, size_t payload_bytes):
-        self.fd = -1
-        self.base = <char *>mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                                 fd, 0)
-        if self.base == <char *>MAP_FAILED:
-            self.base = NULL
-            raise MemoryError(f"mapping {total} bytes of shared memory failed: "
-                              f"{strerror(errno).decode()}")
+    def __cinit__(self, int fd, size_t total, size_t payload_offset, size_t payload_bytes,
+                  int spill_fd, size_t spill_bytes):
+        self.fd = self.spill_fd = -1
         self.total = total
-        # One process's crash is not to leave everybody's objects in a file.
-        madvise(self.base, total, MADV_DONTDUMP)
-        if payload_bytes:
-            self.readonly_base = <char *>mmap(NULL, payload_bytes, PROT_READ,
-                                              MAP_SHARED | MAP_NORESERVE, fd, payload_offset)
-            if self.readonly_base == <char *>MAP_FAILED:
-                self.readonly_base = NULL
-                raise MemoryError(f"mapping {payload_bytes} bytes of shared memory read-only "
-                                  f"failed: {strerror(errno).decode()}")
-            madvise(self.readonly_base, payload_bytes, MADV_DONTDUMP)
         self.payload_offset = payload_offset
         self.payload_bytes = payload_bytes
+        self.spill_bytes = spill_bytes
+        self.base = map_both(fd, 0, total, spill_fd, spill_bytes, PROT_READ | PROT_WRITE)
+        self.readonly_base = map_both(fd, payload_offset, payload_bytes, spill_fd, spill_bytes,
+                                      PROT_READ)
         self.fd = fd
+        self.spill_fd = spill_fd
 
     def __dealloc__(self):
         # In a forked child too: it has its own copy of the mapping.
         if self.readonly_base != NULL:
-            munmap(self.readonly_base, self.payload_bytes)
+            munmap(self.readonly_base, self.payload_bytes + self.spill_bytes)
         if self.base != NULL:
-            munmap(self.base, self.total)
+            munmap(self.base, self.total + self.spill_bytes)
         if self.fd >= 0:
             close(self.fd)
+        if self.spill_fd >= 0:
+            close(self.spill_fd)
+
+    cdef int file_of(self, uint64_t off):
+        """Descriptor of the file that holds what lies at this offset of the payload."""
+        return self.fd if off < self.payload_bytes else self.spill_fd
+
+    cdef uint64_t place_in_file(self, uint64_t off):
+        """And where in it."""
+        if off < self.payload_bytes:
+            return self.payload_offset + off
+        return off - self.payload_bytes
+
+
+cdef char *map_both(int fd, uint64_t at, size_t n, int spill_fd, size_t spill_bytes,
+                    int protection) except NULL:
+    """Map a part of the memory, and the spill file right behind it."""
+    # Room for both first, so that nobody else's mapping comes to lie in between.
+    cdef char *base = <char *>mmap(NULL, n + spill_bytes, PROT_NONE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if base != <char *>MAP_FAILED:
+        if mmap(base, n, protection, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
+                at) != MAP_FAILED and (spill_bytes == 0 or mmap(
+                    base + n, spill_bytes, protection, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+                    spill_fd, 0) != MAP_FAILED):
+            # One process's crash is not to leave everybody's objects in a file.
+            madvise(base, n + spill_bytes, MADV_DONTDUMP)
+            return base
+        error = errno
+        munmap(base, n + spill_bytes)
+    else:
+        error = errno
+    raise MemoryError(
+        f"mapping {n} bytes of shared memory"
+        + (f" and {spill_bytes} of the spill file" if spill_bytes else "")
+        + ("" if protection & PROT_WRITE else " read-only")
+        + f" failed: {strerror(error).decode()}")
+
+
+def can_map(uint64_t nbytes):
+    """Whether there is address space for so many bytes more."""
+    cdef void *room = mmap(NULL, nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                           -1, 0)
+    if room == MAP_FAILED:
+        return False
+    munmap(room, nbytes)
+    return True
 
 
 cdef uint64_t _round(uint64_t n, uint64_t to) noexcept nogil:
     return (n + to - 1) // to * to
 
 
-def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
+def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus, uint64_t spill_bytes=0):
     """Create the session's memory and return its file descriptor, sized but empty.
 
     Parameters
@@ -135,6 +184,8 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
         Room for the records of tasks and objects: virtual until used, 2 GiB at most.
     num_cpus : int
         CPU tokens, 256 at most.
+    spill_bytes : int
+        Size of the spill file, of which whole units of 16 KiB are used.
 
     Raises
     ------
@@ -144,7 +195,10 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     cdef pr_header h
     cdef uint64_t at
     memset(&h, 0, sizeof(h))
-    cdef uint64_t n_units = max(1, (payload_bytes + PR_UNIT - 1) // PR_UNIT)
+    cdef uint64_t page = max(sysconf(_SC_PAGESIZE), 4096)
+    # The spill file begins with a page of its own, where pages are larger than units too.
+    cdef uint64_t n_units = _round(_round(max(1, payload_bytes), PR_UNIT), page) // PR_UNIT
+    cdef uint64_t n_all = n_units + spill_bytes // PR_UNIT
     cdef uint64_t n_chunks = max(4, record_bytes // PR_CHUNK_BYTES)
     if n_chunks > (<uint64_t>1 << 24) // PR_CHUNK_GRANULES:
         n_chunks = (<uint64_t>1 << 24) // PR_CHUNK_GRANULES
@@ -155,6 +209,8 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     memcpy(h.root_id, <const char *>root + 8, 20)
     h.n_units = n_units
     h.freed_low = n_units
+    h.n_spill_units = n_all - n_units
+    h.spill_low = h.spill_high = n_units
     h.n_chunks = n_chunks
     h.num_tokens = num_cpus
     h.chunks_used = 1    # slot numbers below 512 never name a record
@@ -178,9 +234,11 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     h.off_names = at
     at = _round(at + n_chunks * PR_CHUNK_GRANULES * sizeof(pr_name), 4096)
     h.off_units = at
-    at = _round(at + n_units * 5, 4096)
+    at = _round(at + n_all * 5, 4096)
     h.off_slabs = at
-    at = _round(at + sizeof(pr_slab) * n_units, 4096)
+    at = _round(at + sizeof(pr_slab) * n_all, 4096)
+    h.off_runs = at
+    at = _round(at + sizeof(pr_run) * n_units, page)
     h.off_payload = at
     at = at + n_units * PR_UNIT
     h.total_bytes = at
@@ -202,8 +260,8 @@ def create(uint64_t payload_bytes, uint64_t record_bytes, int num_cpus):
     return fd
 
 
-def attach(int fd, uint32_t slot):
-    """Map the file (taking the descriptor over) and become process number `slot` of its session."""
+def attach(int fd, uint32_t slot, int spill_fd=-1):
+    """Map the files (taking the descriptors over) and become process number `slot` of a session."""
     global _mapping, _fork_fd
     cdef pr_header h
     raw = os.pread(fd, sizeof(h), 0)
@@ -213,9 +271,12 @@ def attach(int fd, uint32_t slot):
     if h.magic != PR_MAGIC or h.layout_hash != PR_LAYOUT_HASH:
         raise ValueError("this session's memory was made by another build of pyray")
     try:
-        _mapping = Mapping(fd, h.total_bytes, h.off_payload, h.n_units * PR_UNIT)
+        _mapping = Mapping(fd, h.total_bytes, h.off_payload, h.n_units * PR_UNIT, spill_fd,
+                           h.n_spill_units * PR_UNIT if spill_fd >= 0 else 0)
     except MemoryError:
         close(fd)
+        if spill_fd >= 0:
+            close(spill_fd)
         raise
     _fork_fd = fd
     cdef char *b = _mapping.base
@@ -231,8 +292,11 @@ def attach(int fd, uint32_t slot):
     _ctx.records = b + h.off_records
     _ctx.names = <pr_name *>(b + h.off_names)
     _ctx.units = <uint32_t *>(b + h.off_units)
-    _ctx.touched = <uint8_t *>(b + h.off_units + h.n_units * 4)
+    _ctx.touched = <uint8_t *>(b + h.off_units + (h.n_units + h.n_spill_units) * 4)
     _ctx.slabs = <pr_slab *>(b + h.off_slabs)
+    _ctx.runs = <pr_run *>(b + h.off_runs)
+    pyray_spill_know(&_ctx.spill, spill_fd)
+    pyray_spill_know(&_ctx.memory, fd)
     _ctx.payload = b + h.off_payload
     _ctx.readonly = _mapping.readonly_base
     stat = os.fstat(fd)
@@ -266,6 +330,7 @@ def detach():
     _ctx.attached = False
     _ctx.broken = False
     _ctx.base = NULL
+    _ctx.spill.fd = -1
     arena().low = arena().high = NULL
     _mapping = None
 

@@ -58,7 +58,7 @@ cdef dict contained_ids()
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()
-cdef void store_reset()
+cdef int store_reset() except -1
 cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1
 cdef int take_over_nested(uint64_t handle) except -1
 cdef void set_sweep(object sweep)
@@ -66,7 +66,7 @@ cdef void say_unseen(object error)
 cdef int sweep_now() except -1
 cdef bint has_duties()
 
-cdef Pin pin(object oid)
+cdef Pin pin(object oid, pr_object *o)
 
 cdef class ViewHold:
     cdef uint64_t handle
@@ -78,3 +78,7 @@ cdef class ViewHold:
 cdef class Pin:
     cdef object mapping
     cdef object oid
+    cdef uint64_t place         # of the payload; it stays as long as this lives
+    cdef uint64_t unit          # for unpin
+    cdef uint32_t epoch
+    cdef uint32_t pins

@@ -13,8 +13,8 @@ from libc.string cimport memcpy
 
 from pyray._core.by_reference cimport is_shared, shared
 from pyray._core.dispatch cimport about_to_search, ring_node, wake_process
-from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_footprint, heap_free, heap_touch
-from pyray._core.heap cimport heap_untouched, heap_zero
+from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_alloc_on_disk, heap_footprint, heap_free
+from pyray._core.heap cimport heap_touch, heap_untouched, heap_zero
 from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
@@ -24,6 +24,8 @@ from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.serializer cimport Encoded, decode, encode
 from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
+from pyray._core.pins cimport note_block, pin_place, pins_epoch, pins_reset, place_of, unpin
+from pyray._core.spilling cimport relieve, room_for, spilling_reset, why_not
 
 from pyray._core.hex_id import HexID
 from pyray._core.errors import (
@@ -52,8 +54,13 @@ cdef Py_ssize_t _live_pins = 0
 cdef Py_ssize_t _live_holds = 0
 
 cdef enum:
+    NODE = 1                # the node's process slot
     SCRATCH = 1024          # values whose compact form fits in here are stored in that form
     GUARDED = 1 << 20       # allocations that touch this much new memory are checked first
+    # In a full store others are asked this often to let go of what they hold for nothing, and given
+    # so long for it, before things go to disk that nobody wants any more.
+    ASK_NS = 200000000
+    ASKED_NS = 10000000
 
 # id handle -> address of the one ObjectID of this process for an object whose id has escaped.
 cdef dict _interned = {}
@@ -463,19 +470,25 @@ cdef int sweep_store():
 @cython.no_gc
 @cython.final
 cdef class Pin:
-    """What a view into the store holds: the object, and the mapping that it lies in."""
+    """What a view into the store holds: the object, its place, and the mapping that it lies in."""
 
     def __cinit__(self):
         PR_LIVE(_live_pins, 1)
 
     def __dealloc__(self):
         PR_LIVE(_live_pins, -1)
+        if self.unit and self.epoch == C.epoch and self.pins == pins_epoch() and not C.forked:
+            unpin(self.unit)
 
 
-cdef Pin pin(object oid):
+cdef Pin pin(object oid, pr_object *o):
+    """Have an object's payload stay where it is; `oid` is what keeps the object."""
     cdef Pin p = Pin.__new__(Pin)
     p.mapping = current_mapping()
     p.oid = oid
+    p.epoch = C.epoch
+    p.pins = pins_epoch()
+    p.place = pin_place(o, &p.unit)
     return p
 
 
@@ -501,39 +514,12 @@ cdef void discard_record(uint64_t handle) noexcept nogil:
 
 
 cdef uint64_t alloc(uint64_t size, bint zero=False) except? 0xFFFFFFFFFFFFFFFF:
-    """Room for a payload; asks everybody to let go of what is held for nothing before it fails."""
+    """Room for a payload, in memory if there is any to be had."""
     cdef uint64_t off = heap_alloc(C, size)
-    cdef uint64_t fresh
-    cdef int64_t end
     if off == HEAP_FULL:
-        sweep_now()
-        off = heap_alloc(C, size)
-    if off == HEAP_FULL:
-        at_add32(&C.dispatch.sweep, 1)
-        ring_node(C)
-        end = now_ns() + 300000000
-        if heap_footprint(size) > C.head.n_units * PR_UNIT or C.self == 1:
-            end = 0         # it can never fit; or this is the node, which nobody else can help
-        while True:
-            # Each time: what a task held is let go of only once its worker is through with it.
-            sweep_now()
-            off = heap_alloc(C, size)
-            if off != HEAP_FULL or now_ns() > end:
-                break
-            with nogil:
-                futex_wait(&C.dispatch.sweep, C.dispatch.sweep, 2000000)
-            PyErr_CheckSignals()
-    if off == HEAP_FULL:
-        raise full(size)
-    if size >= GUARDED:
-        fresh = heap_untouched(C, off, size)
-        if fresh >= GUARDED and _guard is not None:
-            reason = _guard(fresh)
-            if reason is not None:
-                heap_free(C, off, size)
-                raise ObjectStoreFullError(
-                    f"an object of {size} bytes would take {fresh} more bytes of memory, but "
-                    f"{reason}")
+        off = alloc_in_full_store(size)
+    if size >= GUARDED and _guard is not None:
+        off = alloc_guarded(off, size)
     if zero:
         with nogil:
             heap_zero(C, off, size)
@@ -541,14 +527,85 @@ cdef uint64_t alloc(uint64_t size, bint zero=False) except? 0xFFFFFFFFFFFFFFFF:
     return off
 
 
-cdef object full(uint64_t size):
+cdef int64_t _asked = 0
+
+
+cdef uint64_t alloc_in_full_store(uint64_t size) except? 0xFFFFFFFFFFFFFFFF:
+    """Have everybody let go of what is held for nothing, spill, and fail if that does not help."""
+    global _asked
+    cdef uint64_t off
+    cdef int64_t now = now_ns(), end = now
+    cdef int error = 0
+    cdef bint hopeless = heap_footprint(size) > C.head.n_units * PR_UNIT
+    sweep_now()
+    off = heap_alloc(C, size)
+    if off != HEAP_FULL:
+        return off
+    # The node's own sweep is all the help that it has.
+    if C.self != NODE and not hopeless and (C.spill.fd < 0 or now - _asked > ASK_NS):
+        _asked = now
+        at_add32(&C.dispatch.sweep, 1)
+        ring_node(C)
+        if C.spill.fd >= 0:
+            off = alloc_when_swept(size, now + ASKED_NS)
+    if off == HEAP_FULL:
+        off = room_for(size, &error)
+    if off == HEAP_FULL:
+        if C.self != NODE and not hopeless:
+            end = now + 300000000
+        off = alloc_when_swept(size, end)
+    if off == HEAP_FULL:
+        raise full(size, error)
+    return off
+
+
+cdef uint64_t alloc_when_swept(uint64_t size, int64_t end) except? 0xFFFFFFFFFFFFFFFF:
+    cdef uint64_t off
+    while True:
+        # Each time: what a task held is let go of only once its worker is through with it.
+        sweep_now()
+        off = heap_alloc(C, size)
+        if off != HEAP_FULL or now_ns() > end:
+            return off
+        with nogil:
+            futex_wait(&C.dispatch.sweep, C.dispatch.sweep, 2000000)
+        PyErr_CheckSignals()
+
+
+cdef uint64_t alloc_guarded(uint64_t off, uint64_t size) except? 0xFFFFFFFFFFFFFFFF:
+    """The block, or another one, if the machine can spare the memory that it would take."""
+    cdef uint64_t fresh = heap_untouched(C, off, size)
+    cdef int error = 0
+    reason = None if fresh < GUARDED else _guard(fresh)
+    if reason is None:
+        return off
+    heap_free(C, off, size)
+    if relieve(fresh, &error) > 0:
+        off = heap_alloc(C, size)
+        if off != HEAP_FULL:
+            fresh = heap_untouched(C, off, size)
+            if fresh < GUARDED or _guard(fresh) is None:
+                return off
+            heap_free(C, off, size)
+    if not C.spill.in_memory and not error:
+        with nogil:
+            off = heap_alloc_on_disk(C, size, &error)
+        if off != HEAP_FULL:
+            at_add64(&C.head.direct_bytes, size)
+            return off
+    raise ObjectStoreFullError(
+        f"an object of {size} bytes would take {fresh} more bytes of memory, but {reason}; "
+        f"{why_not(error)}")
+
+
+cdef object full(uint64_t size, int error):
     cdef uint64_t used = C.head.used_units * PR_UNIT
     cdef uint64_t total = C.head.n_units * PR_UNIT
     return ObjectStoreFullError(
         f"an object of {size} bytes does not fit: {used} of the store's {total} bytes are in use, "
-        f"and the rest is {'too small' if total - used < size else 'in pieces'}. Drop references "
-        "(ObjectIDs and arrays that views still pin), or pass a larger object_store_memory to "
-        "init()")
+        f"and the rest is {'too small' if total - used < size else 'in pieces'}; "
+        f"{why_not(error)}. Drop references (ObjectIDs and arrays that views still pin), or pass a "
+        "larger object_store_memory or max_spill_bytes to init()")
 
 
 # ---- values --------------------------------------------------------------------------------
@@ -613,6 +670,7 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
         raise
     o.off = off
     o.size = total
+    note_block(handle, off, total)
     if count:
         flags |= OBJ_NESTED
         o.liable = <unsigned short>C.self
@@ -643,6 +701,7 @@ cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
     cdef pr_object *old = object_at(C, source.handle)
     cdef uint64_t s = at_load64(&old.state)
     cdef uint64_t off, size = old.size
+    cdef Pin from_
     flags |= s & (OBJ_INLINE | OBJ_COMPACT | OBJ_NESTED)
     if s & OBJ_INLINE:
         if size > PR_NAME_AT:
@@ -655,9 +714,11 @@ cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1:
         return 0
     nested = nested_ids(old) if s & OBJ_NESTED else None
     off = alloc(size)
-    memcpy(C.payload + off, C.readonly + old.off, size)
+    from_ = pin(None, old)
+    memcpy(C.payload + off, C.readonly + from_.place, size)
     o.off = off
     o.size = size
+    note_block(to, off, size)
     if nested is not None:
         o.liable = <unsigned short>C.self
         _contained[to] = nested
@@ -678,7 +739,8 @@ cdef list nested_ids(pr_object *o):
         parent = (<const char *>cell.parent)[:20]
         return [adopt(cell.value, parent, cell.counter, cell.index + 1),
                 adopt(cell.next, parent, cell.counter | PR_CELLS, cell.index + 1)]
-    end = C.readonly + o.off + o.size
+    cdef Pin held = pin(None, o)
+    end = C.readonly + held.place + o.size
     memcpy(&count, end - 8, 8)
     cdef const char *at = end - 8 - count * PACKED_BYTES
     return [unpack(at[i * PACKED_BYTES:(i + 1) * PACKED_BYTES]) for i in range(count)]
@@ -699,15 +761,16 @@ cdef object load_raw(uint64_t handle, object holder, bint writable=False):
         return decode_inline(<const char *>o.data, size)
     if s & OBJ_COMPACT:
         return decode_inline(C.readonly + o.off, size)
+    cdef Pin held = pin(holder, o)
+    cdef const char *payload = C.readonly + held.place
     if s & OBJ_NESTED:
-        memcpy(&count, C.readonly + o.off + size - 8, 8)
+        memcpy(&count, payload + size - 8, 8)
         size -= count * PACKED_BYTES + 8
-    cdef Pin held = pin(holder)
     if not writable:
-        return decode(C.readonly + o.off, size, held)
+        return decode(payload, size, held)
     cdef Mapping mapping = held.mapping
-    return decode(C.readonly + o.off, size, private_copy(
-        C.readonly + o.off, size, mapping.fd, mapping.payload_offset + o.off, held))
+    return decode(payload, size, private_copy(
+        payload, size, mapping.file_of(held.place), mapping.place_in_file(held.place), held))
 
 
 cdef object load_value(ObjectID oid, bint writable=False):
@@ -872,15 +935,18 @@ def object_size(ObjectID oid):
 def object_address(ObjectID oid):
     """Offset of an object's payload: the same in every process, so tests can compare places."""
     check_id(oid)
-    return object_at(C, oid.handle).off
+    return place_of(object_at(C, oid.handle))
 
 
-cdef void store_reset():
+cdef int store_reset() except -1:
     if shared().forget != NULL:
         shared().forget()
     _interned.clear()
     _view_holds.clear()
     _contained.clear()
+    spilling_reset()
+    pins_reset()
+    return 0
 
 
 cdef int take_over_nested(uint64_t handle) except -1:

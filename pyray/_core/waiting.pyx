@@ -25,7 +25,7 @@ from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_cl
 from pyray._core.queues cimport queue_more
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
 from pyray._core.store cimport (
-    ObjectID, check_id, check_session, load_raw, load_value, sweep_now,
+    ObjectID, Pin, check_id, check_session, load_raw, load_value, pin, sweep_now,
 )
 
 from pyray._core import serializer
@@ -719,6 +719,7 @@ def arrow_parts(ObjectID oid):
     """An object's bytes and whether they are the compact form; waits for it."""
     cdef pr_object *o
     cdef uint64_t s, size
+    cdef Pin held
     check_id(oid)
     if not sealed(C, oid.handle):
         wait_for(&oid.handle, 1, 1, -1, False, [oid])
@@ -730,7 +731,8 @@ def arrow_parts(ObjectID oid):
     if s & OBJ_NESTED:
         # Shared arrays inside are only referred to: an Arrow stream is to have their elements.
         return serializer.dumps(load_raw(oid.handle, oid)), False
-    return (C.readonly + o.off)[:size], bool(s & OBJ_COMPACT)
+    held = pin(oid, o)
+    return (C.readonly + held.place)[:size], bool(s & OBJ_COMPACT)
 
 
 def poll(look, double seconds):

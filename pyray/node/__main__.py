@@ -15,4 +15,4 @@ if __name__ == "__main__":
         sys.path.append(root)
     from pyray.node.shell import main
 
-    main(*(int(a) for a in sys.argv[1:5]))
+    main(*(int(a) for a in sys.argv[1:6]))

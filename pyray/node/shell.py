@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pyray import definitions, machine, protocol, stacks
-from pyray._core import cancelling, control, recovery, serializer, shm, store, tasks
+from pyray._core import cancelling, control, recovery, serializer, shm, spilling, store, tasks
 from pyray.exceptions import (
     OutOfMemoryError,
     OwnerDiedError,
@@ -77,9 +77,11 @@ class Shell:
         Descriptors: the session's memory, the socket to the driver, the eventfd.
     driver : int
         The driver's process ID.
+    spill : int
+        Descriptor of the spill file, or -1.
     """
 
-    def __init__(self, memory: int, sock: int, bell: int, driver: int) -> None:
+    def __init__(self, memory: int, sock: int, bell: int, driver: int, spill: int = -1) -> None:
         shm.adopt_orphans()
         shm.set_process_name("pyray node")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -89,8 +91,9 @@ class Shell:
         # Each worker takes some descriptors here; workers get the user's limit back.
         self.files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.files[1], self.files[1]))
-        for fd in (memory, sock, bell):
-            os.set_inheritable(fd, False)
+        for fd in (memory, sock, bell, spill):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
         try:
             self.driver_fd = os.pidfd_open(driver)
         except ProcessLookupError:
@@ -99,7 +102,7 @@ class Shell:
             os._exit(0)
         self.sock = protocol.Socket(fileno=sock)
         self.bell = bell
-        shm.attach(memory, 1)
+        shm.attach(memory, 1, spill)
         control.set_bell(bell)
         tasks.reset()
         serializer.set_hooks(
@@ -137,6 +140,7 @@ class Shell:
             os._exit(1)
         self.config: dict[str, Any] = pickle.loads(first[1])
         self.sock.setblocking(False)
+        spilling.set_directory(*self.config["spill"])
         sys.path[:] = self.config["sys_path"]
         os.chdir(self.config["cwd"])
         self.gpu_names = self.config["gpus"]
@@ -1050,7 +1054,7 @@ def _kill(pid: int) -> None:
         return
 
 
-def main(memory: int, sock: int, bell: int, driver: int) -> None:
+def main(memory: int, sock: int, bell: int, driver: int, spill: int = -1) -> None:
     """Be the node process.
 
     Parameters
@@ -1059,9 +1063,11 @@ def main(memory: int, sock: int, bell: int, driver: int) -> None:
         Inherited descriptors.
     driver : int
         Process ID of the driver.
+    spill : int
+        Another descriptor, of the spill file; -1: there is none.
     """
     stacks.answer()
-    shell = Shell(memory, sock, bell, driver)
+    shell = Shell(memory, sock, bell, driver, spill)
     try:
         shell.run()
     except BaseException:

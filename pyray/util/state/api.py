@@ -16,6 +16,7 @@ from pyray.util.state.common import (
     ObjectState,
     PlacementGroupState,
     StateSchema,
+    StoreState,
     TaskState,
     WorkerState,
     make_filter,
@@ -292,6 +293,26 @@ def get_placement_group(
     """A placement group by its id, or None."""
     key = "placement_group_id"
     return next(iter(_one(tell.groups, key, id, "get_placement_group")), None)
+
+
+def get_store() -> StoreState:
+    """What the object store holds, in memory and on disk, and how much it has spilled so far.
+
+    Not in Ray, where ``ray memory`` prints something of the sort.
+
+    Returns
+    -------
+    StoreState
+
+    Examples
+    --------
+    >>> import pyray as ray
+    >>> from pyray.util.state import get_store
+    >>> found = get_store()
+    >>> found.memory_used <= found.memory_total
+    True
+    """
+    return tell.store()
 
 
 # ---- summaries ---------------------------------------------------------------------------------

@@ -115,7 +115,8 @@ class ObjectState(StateSchema):
     """An object, as one process holds it: there is a record for each process that does.
 
     `object_size` is in bytes, 0 while the value is not there. `pid` and `type` are the holder's;
-    `owner_pid` is that of the process that made the id.
+    `owner_pid` is that of the process that made the id. `spilled` says whether the value lies on
+    disk.
     """
 
     object_id: str
@@ -129,6 +130,27 @@ class ObjectState(StateSchema):
     ip: str
     state: str = "SEALED"
     owner_pid: int = 0
+    spilled: bool = False
+
+
+@dataclass
+class StoreState(StateSchema):
+    """The object store: what it holds in memory, and on disk.
+
+    All figures but `spilled_objects` are bytes, of whole blocks where they say what is used.
+    `spilled_objects` and `spilled_bytes` are what has gone from memory to disk since the session
+    began, `direct_bytes` what went there at once, since there was no room for it in memory.
+    `spill_directory` is None if nothing can be spilled.
+    """
+
+    memory_total: int
+    memory_used: int
+    spill_directory: str | None
+    spill_total: int
+    spill_used: int
+    spilled_objects: int
+    spilled_bytes: int
+    direct_bytes: int
 
 
 @dataclass

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyray import api, history, identity, placement, session
-from pyray._core import census
+from pyray._core import census, spilling
+from pyray._core import store as core_store
 from pyray.util.state.common import (
     ActorState,
     JobState,
     NodeState,
     ObjectState,
     PlacementGroupState,
+    StoreState,
     TaskState,
     WorkerState,
 )
@@ -139,7 +141,8 @@ def objects() -> Iterator[ObjectState]:
     hidden = census.definitions()
     pids: dict[int, int] = {}
     for chunk in range(1, chunks):
-        for handle, number, there, flags, size, owner, holders, task in census.objects_in(chunk):
+        for found in census.objects_in(chunk):
+            handle, number, there, flags, size, owner, holders, task, spilled = found
             if handle in hidden:
                 continue
             status, again = task or (0, 0)
@@ -166,7 +169,25 @@ def objects() -> Iterator[ObjectState]:
                     ip=identity.ADDRESS,
                     state="SEALED" if there else "CREATED",
                     owner_pid=census.process(owner)[0],
+                    spilled=spilled,
                 )
+
+
+def store() -> StoreState:
+    """The object store's figures."""
+    session.require()
+    stats, disk = core_store.object_stats(), spilling.spill_stats()
+    assert disk is not None
+    return StoreState(
+        memory_total=stats["total"],
+        memory_used=stats["used"],
+        spill_directory=disk["directory"] if disk["total"] else None,
+        spill_total=disk["total"],
+        spill_used=disk["used"],
+        spilled_objects=disk["spilled_objects"],
+        spilled_bytes=disk["spilled_bytes"],
+        direct_bytes=disk["direct_bytes"],
+    )
 
 
 def workers() -> Iterator[WorkerState]:

@@ -1,0 +1,1 @@
+"""Pins of objects that are looked at; nothing in it is for Python."""
