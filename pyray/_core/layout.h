@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 6
+#define PR_LAYOUT_VERSION 7
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -44,15 +44,28 @@
  * task:   status 0..7 | attempt, low 8..15 | generation 16..47 | claimer 48..55 |
  *         attempt, high 56..63
  * The object's version counts additions to `holders`, so that "no holder is left" can be decided
- * by a compare-and-swap although the holders span four words. */
+ * by a compare-and-swap although the holders span four words.  It is 0 until the first one and never
+ * again: an object with a version and without holders is nobody's.
+ * Where the version, or the claimer, has no meaning the upper 16 bits name who did it (process + 1):
+ * an object that is FREEING or EMPTY, and any record that is FREE.  So it can be told what a dead
+ * process was about to do. */
 #define PR_GEN_SHIFT 16
 #define PR_GEN_MASK (0xFFFFFFFFULL << PR_GEN_SHIFT)
 #define PR_VERSION_ONE (1ULL << 48)
+#define PR_BY(p) ((uint64_t)((p) + 1) << 48) /* by this process */
 #define PR_KEEP_ATTEMPT 0xFF00FFFFFFFFFF00ULL /* a task's state less status and claimer */
 #define PR_LESS_ATTEMPT 0x00FFFFFFFFFF00FFULL /* a task's state less its attempt */
 
 /* OPEN: a shared array that is still written to.  It has its payload, and is sealed where it lies. */
-enum { OBJ_FREE = 0, OBJ_CREATED = 1, OBJ_SEALED = 2, OBJ_FREEING = 3, OBJ_OPEN = 4 };
+enum {
+    OBJ_FREE = 0,
+    OBJ_CREATED = 1,
+    OBJ_SEALED = 2,
+    OBJ_FREEING = 3,   /* by the process that the state names; its payload is still there, whole */
+    OBJ_OPEN = 4,
+    OBJ_EMPTY = 5,     /* taken, or about to be free, by the process that the state names: no payload */
+    OBJ_RELEASING = 6, /* the same, and its small block is or is not free yet: `data` tells */
+};
 #define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */
 #define OBJ_DROPPED (1ULL << 9)    /* nobody holds it: whoever seals it frees it */
 #define OBJ_INLINE (1ULL << 10)    /* value in the record, compact form */
@@ -71,6 +84,7 @@ enum {
     TASK_DONE = 5,     /* returns sealed; a held task stays so until its submitter has let go */
     TASK_NODE = 6,     /* ready, waits at the node for its resources */
     TASK_NEW = 7,      /* being written by its submitter: nothing in it but that is valid yet */
+    TASK_ENDING = 8,   /* returns sealed; the process in the claimer field gives `ext` back */
 };
 #define TASK_F_HELD 2     /* its submitter holds ids on its behalf and frees the record itself */
 #define TASK_F_KWARGS 4   /* arguments are (values, names) */
@@ -130,14 +144,19 @@ typedef struct {
     uint32_t num_tokens;       /* CPUs */
     uint32_t actors_high;      /* node: highest entry for an actor that was ever used + 1 */
     uint8_t root_id[20];       /* id of the driver's root task */
+    uint32_t point;            /* the armed kill point, 0: none; see points.h */
     /* counters changed by anybody, each on a line of its own */
     uint32_t chunks_used __attribute__((aligned(64)));  /* bump allocator of chunks: fetch_add */
     uint32_t funcs_used __attribute__((aligned(64)));   /* bump allocator of function ids */
     uint32_t actors_dropped __attribute__((aligned(64))); /* 1: some actor has lost its last handle;
                                                            * set by anybody, taken by the node */
     uint32_t procs_high __attribute__((aligned(64)));   /* node: highest process slot used + 1 */
-    uint64_t used_units __attribute__((aligned(64)));   /* statistics: add/sub by whoever claims */
-    uint64_t peak_units;
+    /* Which processes the armed point is for, a bit for each ROLE_*; how often it is still to be
+     * passed, and what whoever brings that to 0 gets; and who that was last. */
+    uint32_t point_roles __attribute__((aligned(64)));
+    uint32_t point_left;
+    uint32_t point_signal;
+    uint32_t point_pid;
     uint64_t freed_low __attribute__((aligned(64)));    /* lowest unit that has been freed and not
                                                          * been claimed since; a hint of any process */
 } pr_header;
@@ -154,6 +173,7 @@ typedef struct {
     uint32_t node_wants __attribute__((aligned(64))); /* tokens that the node asks for */
     uint32_t spawn_wanted;                            /* ready work, a token, nobody idle */
     uint32_t sweep;                                   /* +1: let go of what you hold for nothing */
+    uint32_t audit;                                   /* +1, before `sweep`: say what you hold */
     uint32_t filler;                                  /* process + 1 that has the file's lock, in
                                                        * pwrite; who finds one there maps pages */
     uint64_t resume[4];                               /* unblocked workers that need a token */
@@ -201,6 +221,13 @@ typedef struct {
     uint32_t parked_on;                           /* process: 1 + the CPU that it last parked on */
     uint64_t told;                                /* process: the request to stop that has reached
                                                    * its main thread; see interrupts.pyx */
+    /* Process: what it had to say to `audit`, see audit.pyx; the number comes last. */
+    uint32_t audit_number __attribute__((aligned(64)));
+    uint32_t audit_wrong;                         /* how much of its own is not as it should be */
+    uint32_t audit_what;                          /* the first of that: which sort, */
+    uint32_t audit_private;                       /* ids of its own that nobody else knows of */
+    uint32_t audit_segments;                      /* segments of its lanes and mailboxes */
+    uint64_t audit_where;                         /* and the record */
     char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */
     pr_waiter waiter[PR_WAITERS] __attribute__((aligned(64)));
     pr_lane lane[PR_LANES];
@@ -358,7 +385,9 @@ typedef struct {
     uint64_t bits[4];      /* free blocks: fetch_or by whoever frees, taken by the owner */
     uint32_t block;        /* bytes per block */
     uint32_t owner;        /* process + 1 */
-    uint64_t pad[3];
+    uint64_t orphan;       /* node: left by a dead process, nobody allocates from it */
+    uint64_t takes;        /* owner: +1 before and after it takes bits, for ever; see heap_free_by */
+    uint64_t pad;
 } pr_slab;
 
 /* A link to one dep entry of a task: generation's low 24 bits | index of the dep | slot.  Slot

@@ -244,6 +244,7 @@ def attach(int fd, uint32_t slot):
     a.device = stat.st_dev
     a.inode = stat.st_ino
     a.filler = &_ctx.dispatch.filler
+    a.head = _ctx.head
     _ctx.epoch += 1
     _ctx.broken = False
     _ctx.attached = True
@@ -255,6 +256,7 @@ def adopt(uint32_t slot):
     _ctx.self = slot
     arena().self = slot
     _ctx.me = &_ctx.procs[slot]
+    arena().role = &_ctx.me.role
     _ctx.forked = False
     _ctx.me.pid = os.getpid()
     at_store32(&_ctx.me.status, PROC_ALIVE)

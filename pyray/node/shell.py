@@ -562,6 +562,12 @@ class Shell:
             return names_of(self.actors, self.past)
         return {number: dict(key[0]) for key, number in self.shapes.items()}
 
+    def call_validate(self, number: int) -> Any:
+        """Whether the books are in order: see `pyray.accounting`."""
+        from pyray.node import books
+
+        return books.validate(self, number)
+
     def call_task_name(self, task: int) -> str:
         """What a task runs."""
         return self.name_of(task)
@@ -1002,6 +1008,9 @@ class Shell:
                 self.shortage = worker.shortage
                 self.feed(m.TaskLost(task, started, view[1], view[2]))
                 self.shortage = None
+        # It may have promised the node a token that it did not come to hand over.
+        self._count_tokens()
+        control.want_tokens(self.scheduler.wanted_tokens)
         control.wake_everyone()
         self.look()
 
