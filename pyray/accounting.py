@@ -9,11 +9,14 @@ import time
 from typing import Any, NamedTuple
 
 from pyray import session
-from pyray.exceptions import PyrayError, SessionError
+from pyray.exceptions import NodeDiedError, PyrayError, SessionError
 
 # How long a process that runs nothing may take to answer before the walk begins without it.
 ANSWER_SECONDS = 0.25
 PAUSE_SECONDS = 0.01
+
+
+__all__ = ["AccountingError", "NodeDiedError", "Report", "validate"]
 
 
 class AccountingError(PyrayError):

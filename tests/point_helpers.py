@@ -102,8 +102,13 @@ class Adder:
         return np.full(3000, i)
 
 
-def some_work(i: int, actor: Any) -> None:
-    """A little of everything; each result is checked.
+@ray.remote(max_retries=-1)
+def crowd(n: int) -> list[Any]:
+    return [ray.put(i) for i in range(n)]
+
+
+def some_work(i: int, actor: Any, extra: str = "") -> None:
+    """A little of everything; each result is checked. `extra`: a step that needs more than that.
 
     What a dead worker had put, or submitted, may be lost with it: then the error says so.
     """
@@ -131,8 +136,12 @@ def some_work(i: int, actor: Any) -> None:
         ]
     with allowed():
         assert ray.get(owner.remote(i), timeout=20) == 55_000
-    with allowed():
-        assert ray.get(define.remote(i), timeout=20) == i + 1
+    if extra.startswith("definition"):  # which stay for good
+        with allowed():
+            assert ray.get(define.remote(i), timeout=20) == i + 1
+    if extra.startswith("chunk"):
+        with allowed():
+            kept.append(ray.get(crowd.remote(700), timeout=20))
     calls = [actor.add.remote(j, refs[0]) for j in range(5)]
     blocks = [actor.block.remote(j) for j in range(2)]
     assert ray.get(calls, timeout=20) == list(range(5))
@@ -141,6 +150,10 @@ def some_work(i: int, actor: Any) -> None:
         assert ray.get(caller.remote(actor, 3), timeout=20) == 3
     if i % 4 == 0:
         assert ray.get(large.remote(i), timeout=20).sum() == 1_500_000 * i
+
+
+# Objects that need records, until the session ends.
+kept: list[Any] = []
 
 
 @contextlib.contextmanager
@@ -169,7 +182,7 @@ def until_hit(name: str, role: str, count: int, actor: Any, number: int = signal
             left = points.passes_left()
             points.disarm()
             raise AssertionError(f"no {role} came to {name!r}: {left} passes of {count} are left")
-        some_work(i, actor)
+        some_work(i, actor, name)
         i += 1
     return points.victim()
 

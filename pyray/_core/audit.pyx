@@ -23,7 +23,7 @@ from pyray._core.queues cimport queue_segments
 from pyray._core.records cimport gen_in, gen_of, plausible, records_settle
 from pyray._core.shm cimport Ctx, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
-    PACKED_BYTES, check_session, contained_ids, is_known, known_handles, private_ids,
+    PACKED_BYTES, ObjectID, check_session, contained_ids, is_known, known_handles, private_ids,
 )
 from pyray._core.tasks cimport held_entries
 
@@ -670,8 +670,8 @@ def break_word(str what, uint64_t at, uint64_t value):
     Parameters
     ----------
     what : str
-        "unit", "token", "slab bits", "object state", "holders", "task state", "chunk owner",
-        "dependents", "definition" or "hint".
+        "unit", "token", "slab bits", "object state", "holders", "dependents", "offset",
+        "task state", "chunk owner", "free bits" or "definition".
     at : int
         Which: a unit, a record's slot, ...
     value : int
@@ -697,9 +697,8 @@ def break_word(str what, uint64_t at, uint64_t value):
         return at_xchg64(&object_at(C, at).dependents, value)
     if what == "definition":
         return at_xchg64(&C.funcs[at].object, value)
-    if what == "size":
-        old, object_at(C, at).size = object_at(C, at).size, value
-        return old
+    if what == "free bits":
+        return at_xchg64(&C.chunks[at // 8].free_bits[at % 8], value)
     if what == "offset":
         old, object_at(C, at).off = object_at(C, at).off, value
         return old
@@ -710,3 +709,8 @@ def words():
     """For those tests: the unit words that are not 0, by unit."""
     check_session()
     return {u: C.units[u] for u in range(C.head.n_units) if C.units[u]}
+
+
+def slot_of(ObjectID oid):
+    """For those tests: the slot of an object's record."""
+    return <uint32_t>oid.handle

@@ -253,6 +253,7 @@ cdef uint64_t take(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
                     at_store64(&c.me.current, call)
                     if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
                                 | (<uint64_t>c.self << 48)):
+                        PR_POINT(c, POINT_CLAIMED)
                         if not waits:
                             u.next = at + 1
                         return call
