@@ -101,6 +101,10 @@ class Adder:
     def block(self, i: int) -> Any:
         return np.full(3000, i)
 
+    def look_into(self, box: list[Any]) -> int:
+        ray.put(b"dropped" * 500)
+        return len(ray.get(box[0]))
+
 
 @ray.remote(max_retries=-1)
 def crowd(n: int) -> list[Any]:
@@ -144,7 +148,9 @@ def some_work(i: int, actor: Any, extra: str = "") -> None:
             kept.append(ray.get(crowd.remote(700), timeout=20))
     calls = [actor.add.remote(j, refs[0]) for j in range(5)]
     blocks = [actor.block.remote(j) for j in range(2)]
+    looked = actor.look_into.remote([sizes[4]])
     assert ray.get(calls, timeout=20) == list(range(5))
+    assert ray.get(looked, timeout=20) == 40_000
     assert [int(v[0]) for v in ray.get(blocks, timeout=20)] == [0, 1]
     with allowed():
         assert ray.get(caller.remote(actor, 3), timeout=20) == 3

@@ -258,6 +258,8 @@ def adopt(uint32_t slot):
     _ctx.me = &_ctx.procs[slot]
     arena().role = &_ctx.me.role
     _ctx.forked = False
+    if slot == NODE:
+        _ctx.me.role = ROLE_NODE    # a worker's is set by the node, before the fork
     _ctx.me.pid = os.getpid()
     at_store32(&_ctx.me.status, PROC_ALIVE)
 
