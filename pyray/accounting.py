@@ -55,7 +55,7 @@ class Report(NamedTuple):
 
 
 def validate(seconds: float = 1.0) -> Report:
-    """Check the session's books: each unit, block, record, hold and CPU has one owner, who is alive.
+    """Check the session's books: each unit, block, record, hold and CPU has one owner, alive.
 
     Exact while nothing runs. Processes that run something are not asked what they have in hand, and
     only what is found again and again for `seconds` counts, since records change under the look.

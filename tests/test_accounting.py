@@ -312,3 +312,14 @@ class TestFound:
         accounting.validate(5.0)
         assert 0.05 < time.monotonic() - began < 4
         timer.join()
+
+
+def test_what_the_node_puts_has_ids_of_its_own(ray1: Any) -> None:
+    kept = [ray.put(bytes(100)) for _ in range(3)]
+    actor = p.Adder.remote()
+    assert ray.get(actor.add.remote(1)) == 1
+    ray.kill(actor)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(actor.add.remote(1))  # with an error that the node has put
+    listed = [o.object_id for o in ray.util.state.list_objects(limit=1000)]
+    assert len(set(listed)) == len(listed) > len(kept)

@@ -1,6 +1,7 @@
 """A process is killed, or stopped, at each named step of the core: see pyray/_core/points.h.
 
-A few times each here; a hundred times in `make test-storm`.
+A few times each here; a hundred times in `make test-storm`. The steps of the hottest paths are
+there in builds with PYRAY_KILL_POINTS=1 or PYRAY_DEBUG=1 only.
 """
 
 from __future__ import annotations
@@ -45,8 +46,12 @@ OF_ACTORS = (
     "running",
     "event half written",
 )
-OF_DRIVERS = ("record taken", "submitted", "entry written", "hold cleared", "freeing", "awaited")
-OF_NODES = ("hold set", "record freed", "task taken", "event half written", "sealed")
+OF_DRIVERS = ("payload written", "hold cleared", "freeing", "awaited", "call entered", "submitted")
+OF_NODES = ("hold set", "hold cleared", "sealed", "freeing", "task taken", "event half written")
+OF_ACTORS, OF_DRIVERS, OF_NODES = (
+    tuple(name for name in some if name in points.NAMES)
+    for some in (OF_ACTORS, OF_DRIVERS, OF_NODES)
+)
 
 
 @pytest.fixture
@@ -203,12 +208,16 @@ def node_killed_at(name: str) -> None:
     points.arm(name, "node")
     end = time.monotonic() + p.SECONDS
     began = 0.0
-    with pytest.raises((ray.exceptions.NodeDiedError, ray.exceptions.SessionError)):
-        while time.monotonic() < end:
-            began = time.monotonic()
+    died = False
+    while not died and time.monotonic() < end:
+        began = time.monotonic()
+        try:
             ray.kill(actor)
             actor = p.Adder.remote()
             p.some_work(2, actor)
+        except (ray.exceptions.NodeDiedError, ray.exceptions.SessionError):
+            died = True
+    assert died, f"the node did not come to {name!r}"
     assert time.monotonic() - began < patience(GONE)
     ray.shutdown()
 
@@ -226,7 +235,7 @@ def test_points_are_named_once_and_can_be_disarmed(ray1: Any) -> None:
     assert ray.get([h.double.remote(i) for i in range(10)]) == list(range(0, 20, 2))
     assert points.passes_left() <= 990 and points.victim() == 0
     points.disarm()
-    with pytest.raises(ValueError, match="not in tuple"):
+    with pytest.raises(ValueError, match="no step of this build"):
         points.arm("no such step")
     with pytest.raises(KeyError):
         points.arm("claimed", "nobody")

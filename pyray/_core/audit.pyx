@@ -1,12 +1,13 @@
-"""The books of shared memory, checked: who has what, and that nothing is anybody's twice or nobody's.
+"""The books of shared memory, checked: nothing is anybody's twice, or nobody's.
 
-Two parts.  Each process *answers* for what only it knows (`answer`): the ids that it holds, and what
-it keeps free for itself, which it lists with what is free.  Then the node *walks* the memory, in its
-own thread, so that no death is being cleared up meanwhile; there is one function for each structure.
+Two parts.  Each process *answers* for what only it knows (`answer`): the ids that it holds, and
+what it keeps free for itself, which it lists with what is free.  Then the node *walks* the memory,
+in its own thread, so that no death is being cleared up meanwhile; there is one function for each
+structure.
 
 The walk of a session in which nothing goes on is exact.  Where something does, records change under
-the walk, so whoever asks (pyray/accounting.py) asks again, and counts what is found again and again.
-Of a process that did not answer, since it runs a task, it cannot be told what it keeps in hand:
+the walk, so whoever asks (pyray/accounting.py) asks again, and counts what is found each time.  Of
+a process that did not answer, since it runs a task, it cannot be told what it keeps in hand:
 claimed blocks that no object names are not held against it.
 """
 
@@ -20,7 +21,7 @@ from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport Cursor, entry_at
 from pyray._core.objects cimport alive, deps_of, has_block, is_there, sealed
 from pyray._core.queues cimport queue_segments
-from pyray._core.records cimport gen_in, gen_of, plausible, records_settle
+from pyray._core.records cimport gen_in, gen_of, records_settle
 from pyray._core.shm cimport Ctx, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
     PACKED_BYTES, ObjectID, check_session, contained_ids, is_known, known_handles, private_ids,
@@ -511,7 +512,7 @@ cdef class Walk:
         """Something that it waits for is not there, and will tell it."""
         cdef pr_dep *d = deps_of(C, t)
         cdef uint64_t link
-        cdef uint32_t i, steps
+        cdef uint32_t i, _
         cdef bint waits = False
         for i in range(t.ndeps):
             if at_load32(&d[i].ready):
@@ -523,7 +524,7 @@ cdef class Walk:
                 self.wrong("wedged", f"{name} waits for an object that is there")
             else:
                 link = at_load64(&object_at(C, d[i].object).dependents)
-                for steps in range(CHAIN):
+                for _ in range(CHAIN):
                     if link == 0 or link == PR_LINK(<uint32_t>handle, gen_in(handle), i):
                         break
                     link = next_link(link)
@@ -579,7 +580,7 @@ cdef class Walk:
         return 0
 
     cdef int check_definitions(self) except -1:
-        """What the table names is there for good, and the node holds nothing else by its bit alone."""
+        """What the table names is there for good, and the node's bit alone holds nothing else."""
         cdef uint32_t n, k, i, most = at_load32(&C.head.funcs_used)
         cdef uint64_t slot, s, handle
         cdef set published = set()

@@ -53,7 +53,7 @@ cdef void note_for(uint32_t p, pr_task *t, int attempt, uint64_t start,
     e.counter = t.counter
     e.actor = t.actor
     e.func = t.func
-    PR_POINT(C, POINT_EVENT_HALF_WRITTEN)
+    PR_HOT_POINT(C, POINT_EVENT_HALF_WRITTEN)
     e.pid = <uint32_t>C.procs[p].pid if p else 0
     e.attempt = <unsigned short>attempt
     e.flags = <uint8_t>flags

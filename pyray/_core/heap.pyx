@@ -434,8 +434,8 @@ cdef bint heap_is_small(uint64_t size) noexcept nogil:
 cdef void heap_free_again(Ctx *c, uint64_t off, uint64_t size, uint64_t seen) noexcept nogil:
     """Give a small block back that a dead process was about to give back, unless it had done so.
 
-    Where its slab's owner has taken blocks between the two it cannot be told: then the block stays as
-    it is.  If it was not free it is again when that process ends, which settles its slabs.
+    Where its slab's owner has taken blocks between the two it cannot be told: then the block stays
+    as it is.  If it was not free it is again when that process ends, which settles its slabs.
     """
     cdef pr_slab *s = &c.slabs[off // PR_UNIT]
     cdef uint64_t block

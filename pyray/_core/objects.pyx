@@ -102,8 +102,8 @@ cdef void free_block(Ctx *c, pr_object *o, uint64_t handle) noexcept nogil:
     cdef uint64_t off = o.off, size = o.size
     cdef uint64_t by = (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self)
     (<uint64_t *>o.data)[0] = heap_begin_free(c, off, size)
-    # A small block may be another object's as soon as it is free, so from now on it is in doubt; of a
-    # large one all that is not free yet is ours, and no record's.
+    # A small block may be another object's as soon as it is free, so from now on it is in doubt; of
+    # a large one all that is not free yet is ours, and no record's.
     at_store_release64(&o.state, by | (OBJ_RELEASING if heap_is_small(size) else OBJ_EMPTY))
     heap_free(c, off, size)
     PR_POINT(c, POINT_BLOCK_FREED)

@@ -5,6 +5,8 @@ from pyray._core.shm cimport Ctx
 
 cdef extern from "points.h" nogil:
     void PR_POINT(Ctx *c, int which)
+    void PR_HOT_POINT(Ctx *c, int which)
+    const bint PR_HAS_HOT_POINTS
     enum:
         POINT_NONE
         POINT_BLOCK_CLAIMED

@@ -1,3 +1,4 @@
+HOT: tuple[str, ...]
 NAMES: tuple[str, ...]
 ROLES: dict[str, int]
 

@@ -22,7 +22,21 @@ cdef extern from *:
     const char *const *pr_point_texts
 
 cdef int _n
-NAMES = tuple([(<bytes>pr_point_texts[_n]).decode() for _n in range(1, POINT_COUNT)])
+_ALL = tuple([(<bytes>pr_point_texts[_n]).decode() for _n in range(1, POINT_COUNT)])
+# Those that a task without arguments or value passes, compiled in on demand only.
+HOT = (
+    "record freed",
+    "record taken",
+    "task taken",
+    "submitted",
+    "entry written",
+    "tail moved",
+    "about to claim",
+    "running",
+    "event half written",
+    "results sealed",
+)
+NAMES = tuple([name for name in _ALL if PR_HAS_HOT_POINTS or name not in HOT])
 ROLES = {"driver": ROLE_DRIVER, "node": ROLE_NODE, "worker": ROLE_WORKER, "actor": ROLE_DEDICATED}
 
 
@@ -32,7 +46,7 @@ def arm(str name, roles="worker", uint32_t count=1, int number=signal.SIGKILL):
     Parameters
     ----------
     name : str
-        One of `NAMES`.
+        One of `NAMES`, those that this build has.
     roles : str or tuple of str
         Whose passes count: of `ROLES`. An "actor" is any process outside the pool.
     count : int
@@ -42,6 +56,9 @@ def arm(str name, roles="worker", uint32_t count=1, int number=signal.SIGKILL):
     """
     cdef uint32_t mask = 0
     check_session()
+    if name not in NAMES:
+        raise ValueError(f"{name!r} is no step of this build; those with PYRAY_KILL_POINTS=1 have "
+                         f"{', '.join(_ALL)}")
     for role in (roles,) if isinstance(roles, str) else roles:
         mask |= 1 << <int>ROLES[role]
     at_store32(&C.head.point, POINT_NONE)
@@ -49,7 +66,7 @@ def arm(str name, roles="worker", uint32_t count=1, int number=signal.SIGKILL):
     at_store32(&C.head.point_signal, number)
     at_store32(&C.head.point_pid, 0)
     at_store32(&C.head.point_roles, mask)
-    at_store32(&C.head.point, NAMES.index(name) + 1)
+    at_store32(&C.head.point, _ALL.index(name) + 1)
 
 
 def disarm():

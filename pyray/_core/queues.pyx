@@ -115,9 +115,9 @@ cdef bint append(Ctx *c, uint64_t task, int i) noexcept nogil:
         lane.segment[(at // PR_SEGMENT_ENTRIES) % PR_SEGMENTS] = slot
         PR_POINT(c, POINT_SEGMENT_SWITCHED)
     at_store_release64(segment_at(c, lane, at) + at % PR_SEGMENT_ENTRIES, task)
-    PR_POINT(c, POINT_ENTRY_WRITTEN)
+    PR_HOT_POINT(c, POINT_ENTRY_WRITTEN)
     at_store64(&lane.tail, at + 1)
-    PR_POINT(c, POINT_TAIL_MOVED)
+    PR_HOT_POINT(c, POINT_TAIL_MOVED)
     # After the tail: a consumer that lowers the hint looks at the tail again afterwards.
     if i == NODE_LANE:
         return True
@@ -135,7 +135,7 @@ cdef bint claim_task(Ctx *c, uint64_t handle) noexcept nogil:
         return False
     # The intent first: after a death the node looks at `current` to find what was claimed.
     at_store64(&c.me.current, handle)
-    PR_POINT(c, POINT_ABOUT_TO_CLAIM)
+    PR_HOT_POINT(c, POINT_ABOUT_TO_CLAIM)
     if not at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>c.self << 48)):
         return False
     PR_POINT(c, POINT_CLAIMED)

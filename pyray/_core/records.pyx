@@ -213,7 +213,7 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil:
         if (s & 0xFF) == OBJ_FREE and at_cas64(&o.state, s, (<uint64_t>gen << PR_GEN_SHIFT)
                                                | OBJ_EMPTY | PR_BY(c.self)):
             break
-    PR_POINT(c, POINT_RECORD_TAKEN)
+    PR_HOT_POINT(c, POINT_RECORD_TAKEN)
     o.holders[0] = o.holders[1] = o.holders[2] = o.holders[3] = 0
     o.dependents = 0
     o.waiter = 0
@@ -230,7 +230,7 @@ cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil:
     """Free a record whose payload is gone; the caller has moved it on, so it is its own."""
     cdef pr_object *o = object_at(c, handle)
     at_store_release64(&o.state, (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self))
-    PR_POINT(c, POINT_RECORD_FREED)
+    PR_HOT_POINT(c, POINT_RECORD_FREED)
     give(c, &_objects, <uint32_t>handle)
 
 
@@ -256,14 +256,14 @@ cdef uint64_t task_new(Ctx *c) noexcept nogil:
             t.stop = 0
             if at_cas64(&t.state, s, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW):
                 break
-    PR_POINT(c, POINT_TASK_TAKEN)
+    PR_HOT_POINT(c, POINT_TASK_TAKEN)
     return (<uint64_t>gen << 32) | slot
 
 
 cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil:
     cdef pr_task *t = task_at(c, handle)
     at_store_release64(&t.state, (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self))
-    PR_POINT(c, POINT_RECORD_FREED)
+    PR_HOT_POINT(c, POINT_RECORD_FREED)
     give(c, &_tasks, <uint32_t>handle)
 
 

@@ -129,7 +129,7 @@ def several_at_once(variable):
 cdef void finish(uint64_t handle) noexcept nogil:
     """The returns are sealed: the record goes back, or to its submitter if it holds ids for it."""
     cdef pr_task *t = task_at(C, handle)
-    PR_POINT(C, POINT_RESULTS_SEALED)
+    PR_HOT_POINT(C, POINT_RESULTS_SEALED)
     if t.ext_size:
         free_ext(t)
     finish_ending(handle)
@@ -325,7 +325,7 @@ cdef Function function_of(pr_task *t):
 cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil:
     cdef uint64_t s = at_load64(&t.state)
     at_store_release64(&t.state, (s & ~<uint64_t>0xFF) | TASK_RUNNING)
-    PR_POINT(C, POINT_RUNNING)
+    PR_HOT_POINT(C, POINT_RUNNING)
     C.me.started_ns = now_ns()
     C.me.counter += 1
     be_watched(C)

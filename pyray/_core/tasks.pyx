@@ -579,7 +579,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
             raise mailbox_full()
     elif f.shape == 0:
         at_store_release64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_READY)
-        PR_POINT(C, POINT_SUBMITTED)
+        PR_HOT_POINT(C, POINT_SUBMITTED)
         if not queue_push(C, handle, t.depth):
             take_back(handle, t, ids)
             raise OutOfRecordsError("this process's queue of ready tasks is full (8 million); "

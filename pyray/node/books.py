@@ -28,7 +28,9 @@ def validate(shell: Any, number: int) -> tuple[list[str], tuple[int, int, int], 
     actors = {actor.task for actor in shell.actors.all.values() if not actor.dead}
     for task in at_node:
         if task not in shell.shaped and task not in actors:
-            found.append(f"wedged: task {task & 0xFFFFFFFF} waits for the node, which knows nothing")
+            found.append(
+                f"wedged: task {task & 0xFFFFFFFF} waits for the node, which knows nothing"
+            )
     return found, figures, UNIT
 
 
@@ -56,7 +58,8 @@ def _workers(shell: Any) -> list[str]:
         if slot not in shell.workers:
             found.append(f"stale: process slot {slot} is taken, and no worker's")
     for w in shell.workers.values():
-        if w.task is not None and w.state != SHAPED_ACTOR and control.task_view(w.task) is None:
-            if control.process_view(w.slot)[2]:
-                found.append(f"stale: pid {w.pid} was given a task that is gone")
+        if w.task is None or w.state == SHAPED_ACTOR or not control.process_view(w.slot)[2]:
+            continue
+        if control.task_view(w.task) is None:
+            found.append(f"stale: pid {w.pid} was given a task that is gone")
     return found
