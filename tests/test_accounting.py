@@ -181,11 +181,12 @@ class TestFound:
             assert "double: block" in found and "leak: block" in found
 
     def test_a_block_in_use_that_is_free(self) -> None:
-        ref = ray.put(b"a" * 300)
+        ref, other = ray.put(b"a" * 300), ray.put(b"b" * 300)  # or the slab would look empty
         unit, at = divmod(store.object_address(ref), 16384)
         accounting.validate()  # from here on the others are listed as free
         with broken("slab bits", unit, lambda bits: bits | 1 << (at // 384)):
             assert "is an object's, and free" in findings(0.0)
+        del other
 
     def test_a_leaked_block(self) -> None:
         ref = ray.put(b"a" * 300)

@@ -26,7 +26,7 @@ from pyray._core.shm cimport Ctx, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
     PACKED_BYTES, ObjectID, check_session, contained_ids, is_known, known_handles, private_ids,
 )
-from pyray._core.tasks cimport held_entries
+from pyray._core.tasks cimport tasks_to_free
 
 cdef Ctx *C = get_ctx()
 
@@ -119,7 +119,7 @@ cdef int own_object(uint64_t slot) except -1:
 
 cdef int check_held() except -1:
     """Tasks that this process is to free."""
-    cdef set held = {entry[0] for entry in held_entries()}
+    cdef set held = tasks_to_free()
     cdef uint32_t k, i
     cdef uint64_t slot, s
     cdef pr_task *t

@@ -238,9 +238,10 @@ cdef int answer_audit() except -1:
     return 0
 
 
-cdef list held_entries():
-    """[(task handle, what it needs kept alive)]."""
-    return _held
+cdef set tasks_to_free():
+    """Handles of the tasks that this process frees the records of."""
+    cdef Held held
+    return {held.handle for held in _held}
 
 
 def sweep_idly():
