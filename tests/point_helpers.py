@@ -145,7 +145,7 @@ def some_work(i: int, actor: Any, extra: str = "") -> None:
             assert ray.get(define.remote(i), timeout=20) == i + 1
     if extra in ("token handed on", "resuming chosen", "node chosen"):  # more wait than may run
         waits = [fan.remote(3) for _ in range(6)]
-        parts = [echo.options(num_cpus=n).remote(i) for n in (0.5, 1.5, 0.5)]
+        parts = [echo.options(num_cpus=n).remote(i) for n in (0.5, 0.25, 0.5)]
         assert ray.get(parts, timeout=20) == [i, i, i]
         with allowed():
             assert ray.get(waits, timeout=20) == [3] * 6

@@ -121,6 +121,7 @@ class Shell:
         self.sweeps = 0
         self.ended = False
         self.fast_blocked = 0
+        self.short_since = 0.0  # since when fewer tokens are asked for than the scheduler wants
         self.released = False
         self.crash: tuple[int, str, str | None, int | None] = (0, "ended", None, None)
         self.forced = False  # that worker was killed to cancel its task
@@ -182,7 +183,7 @@ class Shell:
             timeout = -1.0
             if self._needs_ticks():
                 timeout = max(0.0, next_tick - time.monotonic())
-            turn = self.scheduler.deferring or control.wanted_tokens() > 0
+            turn = self.scheduler.deferring or self.scheduler.wanted_tokens > 0
             if turn:
                 timeout = TURN_SECONDS
             if self.cancels.busy:
@@ -669,6 +670,7 @@ class Shell:
         self.actors.look()
         self._count_tokens()
         self._collect_tokens()
+        self._renew_wish()
         if control.take_spawn_request():
             if control.idle_workers():
                 control.look_again()
@@ -747,6 +749,17 @@ class Shell:
         extra = control.token_counts()[1] - self.scheduler.held_tokens
         if extra > 0:
             self.feed(m.TokensAcquired(extra))
+
+    def _renew_wish(self) -> None:
+        """Who hands a token in counts it off the wish first, and may be stopped before it comes."""
+        wanted, now = self.scheduler.wanted_tokens, time.monotonic()
+        if control.wanted_tokens() >= wanted:
+            self.short_since = 0.0
+        elif not self.short_since:
+            self.short_since = now
+        elif now - self.short_since > STUCK_SECONDS:
+            self.short_since = 0.0
+            control.want_tokens(wanted)
 
     def _collect_tokens(self) -> None:
         """Take free tokens for what the scheduler wants; workers hand in others between tasks."""
