@@ -14,7 +14,8 @@
 #   make clean         remove what was built;  make distclean: the virtual environments too
 #
 # PYTHON picks the interpreter (3.11 to 3.13), VENV the virtual environment.  PYRAY_DEBUG=1 and
-# PYRAY_SANITIZE=address|undefined build the core accordingly; going back rebuilds it.
+# PYRAY_SANITIZE=address|undefined build the core accordingly, PYRAY_KILL_POINTS=1 with all kill points;
+# going back rebuilds it.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -142,8 +143,8 @@ $(stamps)/needs-build: $(stamps)/venv pyproject.toml
 
 # Which kind of build is wanted; rewritten, and so newer than the core, only when that changes.
 $(stamps)/flavour: FORCE | $(stamps)/venv
-	@echo 'debug=$(PYRAY_DEBUG) sanitize=$(PYRAY_SANITIZE)' | cmp -s - $@ \
-		|| echo 'debug=$(PYRAY_DEBUG) sanitize=$(PYRAY_SANITIZE)' > $@
+	@echo 'debug=$(PYRAY_DEBUG) points=$(PYRAY_KILL_POINTS) sanitize=$(PYRAY_SANITIZE)' | cmp -s - $@ \
+		|| echo 'debug=$(PYRAY_DEBUG) points=$(PYRAY_KILL_POINTS) sanitize=$(PYRAY_SANITIZE)' > $@
 
 # An edit of the core alone recompiles what it touches; anything else installs anew.
 $(stamps)/core: $(stamps)/needs-build $(stamps)/flavour pyproject.toml setup.py $(core_sources)

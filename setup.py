@@ -1,11 +1,13 @@
 """Build pyray's Cython core; everything else about the package stands in ``pyproject.toml``.
 
-Every ``pyray/_core/NAME.pyx`` becomes one extension, ``pyray._core.NAME``.  Two environment
+Every ``pyray/_core/NAME.pyx`` becomes one extension, ``pyray._core.NAME``.  Three environment
 variables choose another build than the release one, and each kind of build keeps its own folder
 under ``build/``, so that going from one to another never mixes objects of both:
 
 ``PYRAY_DEBUG=1``
     no optimisation, C ``assert`` on, ``PYRAY_DEBUG`` defined for the C code, bounds checks on.
+``PYRAY_KILL_POINTS=1``
+    with all kill points; the others have those off the hottest paths (``points.h``).
 ``PYRAY_SANITIZE=address|undefined|address,undefined``
     the same code under GCC's or Clang's sanitizers.
 """
@@ -56,6 +58,10 @@ def debug_wanted() -> bool:
     return os.environ.get("PYRAY_DEBUG", "").strip() not in ("", "0")
 
 
+def points_wanted() -> bool:
+    return os.environ.get("PYRAY_KILL_POINTS", "").strip() not in ("", "0")
+
+
 def sanitizers_wanted() -> list[str]:
     names = [n.strip() for n in os.environ.get("PYRAY_SANITIZE", "").split(",") if n.strip()]
     for name in names:
@@ -66,7 +72,8 @@ def sanitizers_wanted() -> list[str]:
 
 def flavour() -> str:
     """Name this kind of build, and so its folder: ``release``, ``debug-address``, …"""
-    return "-".join(["debug" if debug_wanted() else "release", *sanitizers_wanted()])
+    points = ["points"] if points_wanted() else []
+    return "-".join(["debug" if debug_wanted() else "release", *points, *sanitizers_wanted()])
 
 
 def compile_flags() -> list[str]:
@@ -76,6 +83,8 @@ def compile_flags() -> list[str]:
     sanitizers = sanitizers_wanted()
     if sanitizers:
         flags += [f"-fsanitize={','.join(sanitizers)}", "-fno-omit-frame-pointer", "-g", "-O1"]
+    if points_wanted():
+        flags += ["-DPYRAY_KILL_POINTS=1"]
     if debug_wanted():
         flags += ["-O0", "-g", "-UNDEBUG", "-DPYRAY_DEBUG=1"]
     if not sanitizers and not debug_wanted():

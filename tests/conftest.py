@@ -178,8 +178,12 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     live = _live_counts()
     yield
     session = sys.modules.get("pyray.session")
-    if session is not None:
-        session.shutdown()
+    try:
+        if session is not None and not request.node.stash.get(_failed, False):
+            helpers.check_books()
+    finally:
+        if session is not None:
+            session.shutdown()
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(directory)

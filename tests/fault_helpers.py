@@ -15,6 +15,8 @@ import signal
 import sys
 import time
 
+import helpers
+
 import pyray as ray
 from pyray import session
 from pyray._core import store
@@ -173,6 +175,7 @@ def assert_whole(limit=LIMIT):
 def assert_sound(limit=LIMIT):
     """After a storm: the session is whole, and its books agree with each other."""
     assert_whole(limit)
+    helpers.check_books()
 
 
 @contextlib.contextmanager

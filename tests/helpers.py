@@ -156,6 +156,22 @@ def rollup() -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
 
 
+# ---- the session of this process ---------------------------------------------------------------
+
+
+def check_books() -> None:
+    """If this process has a session, its books are in order: see pyray/accounting.py. It takes some
+    milliseconds."""
+    from pyray import accounting, session
+
+    current = session.current()
+    if not isinstance(current, session.Session) or current.local_mode:
+        return
+    if session.is_initialized():
+        with contextlib.suppress(accounting.NodeDiedError):
+            accounting.validate(3.0)
+
+
 # ---- scripts -----------------------------------------------------------------------------------
 
 

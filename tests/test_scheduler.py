@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from pyray.node import messages as m
 from pyray.node.scheduler import Scheduler, SchedulerConfig
@@ -53,6 +60,7 @@ class Shell:
         self.apart_idle: list[int] = []
         self.settled: set[int] = set()  # blocked tasks that never go on: actors
         self.no_process = False
+        self.misses = 0  # so many assignments are to find nobody, though somebody is idle
         self.dedicated: set[int] = set()  # shapes
         self.lasting: dict[int, bool] = {}  # shapes that keep what they have: and CPUs too
         self.in_group: dict[int, tuple[int, int]] = {}  # shapes: group and bundle
@@ -125,7 +133,8 @@ class Shell:
             self.assign_apart(i)
             return
         self.check_order(i.task)
-        if not self.idle:
+        if not self.idle or self.misses:
+            self.misses = max(0, self.misses - 1)
             self.events.appendleft(m.AssignFailed(i.task))
             return
         worker = self.idle.pop()
@@ -365,6 +374,23 @@ class Shell:
         else:
             self.feed(m.WorkerDied(worker))
         self.feed(m.TaskLost(task, started, self.attempts[task], max_retries))
+
+    def lose(self, task: int, max_retries: int = 3) -> None:
+        """The same, but the scheduler hears of the task first."""
+        worker = self.leave(task)
+        self.no_process = False
+        self.feed(m.TaskLost(task, True, self.attempts[task], max_retries))
+        if worker in self.apart:
+            self.apart_dies(worker)
+        else:
+            self.feed(m.WorkerDied(worker))
+
+    def tokens_unasked(self, count: int) -> None:
+        """Tokens come that were promised by somebody who died, and have been asked for again."""
+        self.free_tokens -= count
+        self.node_tokens += count
+        self.want = max(0, self.want - count)
+        self.feed(m.TokensAcquired(count))
 
     def tick(self, seconds: float = 1.0) -> None:
         self.now += seconds
@@ -1482,6 +1508,21 @@ class RandomEvents(RuleBasedStateMachine):
     def grant(self, most: int) -> None:
         self.shell.grant(most)
 
+    @precondition(lambda self: self.shell.free_tokens)
+    @rule()
+    def tokens_unasked(self) -> None:
+        self.shell.tokens_unasked(1)
+
+    @rule(count=st.integers(1, 2))
+    def misses(self, count: int) -> None:
+        """An idle worker that the scheduler was told of is taken by somebody else."""
+        self.shell.misses = count
+
+    @precondition(lambda self: self.shell.running)
+    @rule(data=st.data(), retries=st.integers(0, 1))
+    def lose(self, data: st.DataObject, retries: int) -> None:
+        self.shell.lose(data.draw(st.sampled_from(self.shell.running)), retries)
+
     @precondition(lambda self: self.shell.starting)
     @rule(fails=st.sampled_from([False, False, False, True]))
     def start(self, fails: bool) -> None:
@@ -1563,6 +1604,8 @@ class RandomEvents(RuleBasedStateMachine):
         self.shell.check_first()
 
     def teardown(self) -> None:
+        """Liveness: whatever can run has run in the end."""
+        self.shell.misses = 0
         self.shell.drain()
 
 
@@ -1570,6 +1613,18 @@ TestRandomEvents = RandomEvents.TestCase
 TestRandomEvents.settings = settings(
     deadline=None, max_examples=60, stateful_step_count=50, report_multiple_bugs=False
 )
+
+
+@pytest.mark.storm
+@pytest.mark.seconds(1200)
+def test_random_events_at_length() -> None:
+    """The same with many more runs, and longer ones."""
+    run_state_machine_as_test(
+        RandomEvents,
+        settings=settings(
+            deadline=None, max_examples=3000, stateful_step_count=80, report_multiple_bugs=False
+        ),
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -27,7 +27,7 @@ from pyray._core.mailboxes cimport (
     settle, settle_all, spin,
 )
 from pyray._core.objects cimport (
-    alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
+    alive, await_object, deps_of, enqueue, hold_for, returns_of, sealed, task_ready,
 )
 from pyray._core.records cimport (
     attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of, task_new,
@@ -98,6 +98,14 @@ def sweep_boxes():
 
 
 sweep_too(sweep_boxes)
+
+
+cdef uint32_t mailbox_segments():
+    """Segments of the mailboxes that this process calls into."""
+    cdef uint32_t n = 0
+    for box in _boxes.values() if _epoch == C.epoch else ():
+        n += (<Mailbox>box).own.count
+    return n
 
 
 cdef class MethodCaller(Target):
@@ -786,9 +794,7 @@ def node_cause(uint64_t actor):
 def node_lend(ObjectID ref, uint32_t p):
     """Hold an actor's ref in process p's name, which waits for this answer and then holds it
     itself."""
-    cdef pr_object *o = object_at(C, ref.handle)
-    at_or64(&o.holders[p // 64], <uint64_t>1 << (p % 64))
-    at_add64(&o.state, PR_VERSION_ONE)
+    hold_for(C, ref.handle, p)
 
 
 def node_ref(uint64_t actor, bytes packed):

@@ -18,6 +18,8 @@ typedef struct {
     uint8_t *pages;        /* PAGES_* per unit, or NULL */
     uint32_t *filler;      /* shared: see pr_dispatch */
     uint32_t self;         /* this process's slot */
+    void *head;            /* shared: the header, for kill points */
+    const uint32_t *role;  /* shared: this process's */
 } pyray_arena;
 
 #endif

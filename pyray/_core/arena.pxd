@@ -19,6 +19,8 @@ cdef extern from "arena.h" nogil:
         uint8_t* pages
         uint32_t* filler
         uint32_t self
+        void* head
+        const uint32_t* role
 
 cdef pyray_arena* arena() noexcept nogil
 

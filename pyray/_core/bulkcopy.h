@@ -33,6 +33,7 @@
 #include "arena.h"
 #include "atomics.h"
 #include "layout.h"
+#include "points.h"
 
 #ifndef MADV_POPULATE_WRITE         /* Linux 5.14; older ones refuse them, and pages come by faults */
 #define MADV_POPULATE_READ 22
@@ -160,6 +161,9 @@ static void *pyray_bulk_run(void *arg)
         from = __atomic_fetch_add(&job->next, PYRAY_BULK_PIECE, __ATOMIC_RELAXED);
         if (from >= total)
             return NULL;
+        if (job->arena && from >= total / 2
+                && __builtin_expect(((pr_header *)job->arena->head)->point == POINT_PUT_HALF_COPIED, 0))
+            pr_point_hit((pr_header *)job->arena->head, *job->arena->role);
         to = total - from > PYRAY_BULK_PIECE ? from + PYRAY_BULK_PIECE : total;
         if (from < job->skew)
             from = job->skew;

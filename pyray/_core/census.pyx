@@ -139,7 +139,7 @@ cdef list tasks_of(uint32_t chunk):
         if not snapshot(slot, &t):
             continue
         status = t.state & 0xFF
-        if status == TASK_DONE:
+        if status == TASK_DONE or status == TASK_ENDING:
             continue        # what its submitter holds for it is all that is left
         if status == TASK_RUNNING and results_there(&t):
             if at_load64(&task_at(C, slot).state) != t.state:

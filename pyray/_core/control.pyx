@@ -65,6 +65,12 @@ def release_slot(uint32_t p):
     at_store32(&C.procs[p].status, PROC_FREE)
 
 
+def live_slots():
+    """Slots of processes that are starting or alive, but for the driver's and the node's."""
+    return [p for p in range(2, C.head.procs_high)
+            if at_load32(&C.procs[p].status) in (PROC_STARTING, PROC_ALIVE)]
+
+
 def set_blocked(bint blocked):
     """This process is not to count as able to run tasks."""
     at_store32(&C.me.blocked, blocked)
@@ -438,8 +444,12 @@ def began(uint32_t p):
 
 
 def wake_everyone():
-    """After a death: what waited for the dead looks again."""
+    """After a death: what waited for the dead looks again, and whoever it was about to wake."""
+    cdef uint32_t p
     notify_all(C)
+    for p in range(2, at_load32(&C.head.procs_high)):
+        if at_load32(&C.procs[p].status) == PROC_ALIVE:
+            wake_process(C, p)
     rescue(C)
 
 

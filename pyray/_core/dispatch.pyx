@@ -14,6 +14,7 @@ between, `rescue` (called by whoever waits for long) makes up for it.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport write
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.queues cimport queue_claim, queue_more, queue_visible, queue_visible_slow
 from pyray._core.shm cimport Ctx
 
@@ -36,6 +37,7 @@ cdef enum:
     SPIN_NS = 50000         # how long a searcher looks before it parks: about one wake-up's cost
     RESUME_RETRY_NS = 100000000
     ALARM_NS = 50000000
+    ASK_AGAIN = 3           # such rounds
 
 cdef int _alarm = -1
 
@@ -125,6 +127,7 @@ cdef bint token_take(Ctx *c) noexcept nogil:
     for i in range(c.head.num_tokens):
         if at_load_relaxed32(&c.dispatch.token[i]) == 0:
             if at_cas32(&c.dispatch.token[i], 0, c.self + 1):
+                PR_POINT(c, POINT_TOKEN_TAKEN)
                 c.me.token = i + 1
                 return True
     return False
@@ -145,7 +148,9 @@ cdef bint give_to_resuming(Ctx *c, uint32_t i) noexcept nogil:
     cdef uint32_t mine = at_load32(&c.dispatch.token[i])
     cdef int r = pop_bit(c.dispatch.resume)
     while r >= 0:
+        PR_POINT(c, POINT_RESUMING_CHOSEN)
         at_store32(&c.dispatch.token[i], <uint32_t>r + 1)
+        PR_POINT(c, POINT_TOKEN_HANDED_ON)
         if at_load32(&c.procs[r].status) == PROC_ALIVE:
             at_store32(&c.procs[r].token, i + 1)
             wake_process(c, <uint32_t>r)
@@ -163,6 +168,7 @@ cdef bint hand_over(Ctx *c, uint32_t i) noexcept nogil:
     if give_to_resuming(c, i):
         return True
     if node_takes(c):
+        PR_POINT(c, POINT_NODE_CHOSEN)
         at_store32(&c.dispatch.token[i], NODE + 1)
         ring_node(c)
         return True
@@ -184,6 +190,7 @@ cdef void token_release(Ctx *c) noexcept nogil:
         if hand_over(c, i):
             return
         at_store32(&c.dispatch.token[i], 0)
+        PR_POINT(c, POINT_TOKEN_FREED)
         # Somebody may have asked between the look and the store.
         if not token_wanted(c) or not at_cas32(&c.dispatch.token[i], 0, c.self + 1):
             return
@@ -246,7 +253,7 @@ cdef bint token_resume(Ctx *c, int64_t timeout_ns) noexcept nogil:
             if token_free(c) and clear_bit(c.dispatch.resume, c.self):
                 break
             idle_rounds += 1
-            if idle_rounds % 20 == 0:
+            if idle_rounds % ASK_AGAIN == 0:
                 # Whoever took the bit died, or is stopped, before it gave the token: ask again.
                 set_bit(c.dispatch.resume, c.self)
         if at_load32(&c.me.token) != 0:
@@ -283,9 +290,11 @@ cdef uint32_t tokens_from_node(Ctx *c, uint32_t n) noexcept nogil:
 cdef void start_one(Ctx *c) noexcept nogil:
     cdef int p = pop_idle(c)
     if p >= 0:
+        PR_POINT(c, POINT_IDLE_CHOSEN)
         at_cas32(&c.dispatch.searcher, 0, <uint32_t>p + 1)
         wake_process(c, <uint32_t>p)
     elif at_xchg32(&c.dispatch.spawn_wanted, 1) == 0:
+        PR_POINT(c, POINT_SPAWN_ASKED)
         ring_node(c)
 
 
@@ -297,9 +306,12 @@ cdef void announce(Ctx *c) noexcept nogil:
 
 
 cdef void rescue(Ctx *c) noexcept nogil:
-    """The same without trusting hints or the searcher, who may be dead or stopped."""
+    """The same without trusting hints or the searcher, who may be dead or stopped; or whoever has
+    asked for a worker, and may not have come to ring."""
     if queue_visible_slow(c) and token_free(c):
         start_one(c)
+        if at_load32(&c.dispatch.spawn_wanted):
+            ring_node(c)
 
 
 cdef bint alone_on_cpu(Ctx *c) noexcept nogil:

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.objects cimport alive, returns_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at
 from pyray._core.store cimport check_session
@@ -52,6 +53,7 @@ cdef void note_for(uint32_t p, pr_task *t, int attempt, uint64_t start,
     e.counter = t.counter
     e.actor = t.actor
     e.func = t.func
+    PR_HOT_POINT(C, POINT_EVENT_HALF_WRITTEN)
     e.pid = <uint32_t>C.procs[p].pid if p else 0
     e.attempt = <unsigned short>attempt
     e.flags = <uint8_t>flags

@@ -8,13 +8,18 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.layout cimport *
-from pyray._core.shm cimport Ctx, get_ctx, object_at
+from pyray._core.points cimport *
+from pyray._core.objects cimport hold_for
+from pyray._core.shm cimport Ctx, get_ctx
 from pyray._core.store cimport ObjectID, check_session, escape, load_raw, put_value
 from pyray._core.tasks cimport current_base
 
 from pyray._core.errors import OutOfRecordsError, SessionError
 
 cdef Ctx *C = get_ctx()
+
+cdef enum:
+    NODE = 1                # the node's process slot
 
 
 def reserve():
@@ -26,6 +31,7 @@ def reserve():
         at_add32(&C.head.funcs_used, <uint32_t>-1)
         raise OutOfRecordsError(f"a session holds at most {PR_MAX_FUNCS} definitions of functions "
                                 "and classes; define remote functions once, not in a loop")
+    PR_POINT(C, POINT_DEFINITION_RESERVED)
     return number
 
 
@@ -36,7 +42,8 @@ def publish(uint32_t number, bytes blob):
     oid = put_value(blob, current_base(), <uint64_t>number << 40, "definition")
     escape(oid)
     # In the name of the node, which never lets go: definitions outlive the process that made them.
-    at_or64(&object_at(C, oid.handle).holders[0], 2)
+    hold_for(C, oid.handle, NODE)
+    PR_POINT(C, POINT_DEFINITION_HELD)
     at_store64(&C.funcs[number].object, oid.handle)
 
 

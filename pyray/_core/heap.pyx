@@ -25,6 +25,7 @@ from posix.mman cimport (
 )
 from pyray._core.arena cimport PAGES_NEW, PAGES_UNKNOWN, arena, pyray_arena
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.shm cimport Ctx, pyray_spill_punch, pyray_spill_reserve
 
 cdef extern from *:
@@ -128,6 +129,8 @@ cdef bint claim_run(Ctx *c, uint64_t first, uint64_t n, uint32_t word,
                 at_store_release32(&c.units[k], 0)
             conflict[0] = i
             return False
+        if i == first + n // 2:
+            PR_POINT(c, POINT_RUN_HALF_CLAIMED)
     return True
 
 
@@ -137,7 +140,6 @@ cdef uint64_t claim_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
     cdef uint64_t conflict = 0
     if not claim_run(c, first, n, tag(c, UNIT_LARGE), &conflict):
         return HEAP_FULL
-    at_add64(&c.head.used_units, n)
     return first * PR_UNIT
 
 
@@ -216,15 +218,21 @@ cdef uint64_t alloc_units(Ctx *c, uint64_t n, uint32_t kind) noexcept nogil:
             if claim_run(c, first, n, word, &conflict):
                 _recent[i].first += n
                 _recent[i].units -= n
-                at_add64(&c.head.used_units, n)
                 return first
             _recent[i].units = 0
     first = find_freed(c, n, word)
     if first == HEAP_FULL:
         first = find_run(c, n, word)
-    if first != HEAP_FULL:
-        at_add64(&c.head.used_units, n)
     return first
+
+
+cdef uint64_t heap_used(Ctx *c) noexcept nogil:
+    """Units that are claimed.  Counted, and not kept count of: whoever dies between a claim and a
+    counter would leave it wrong for ever.  It takes some 20 us for a gigabyte."""
+    cdef uint64_t i, n = 0
+    for i in range(c.head.n_units):
+        n += at_load_relaxed32(&c.units[i]) != 0
+    return n
 
 
 # ---- the spill file ------------------------------------------------------------------------
@@ -320,7 +328,6 @@ cdef void return_unit(Ctx *c, uint64_t u) noexcept nogil:
         free_on_disk(c, u, 1)
         return
     at_store32(&c.units[u], 0)
-    at_add64(&c.head.used_units, <uint64_t>-1)
 
 
 cdef void free_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
@@ -329,11 +336,12 @@ cdef void free_units(Ctx *c, uint64_t first, uint64_t n) noexcept nogil:
     if first >= c.head.n_units:
         free_on_disk(c, first, n)
         return
-    at_add64(&c.head.used_units, -n)
     if first < _cursor:
         _cursor = first     # fill what has been touched before growing into what has not
     for i in range(first, first + n):
         at_store_release32(&c.units[i], 0)
+        if i == first + n // 2:
+            PR_POINT(c, POINT_RUN_HALF_FREED)
     i = at_load64(&c.head.freed_low)
     if first < i:
         at_cas64(&c.head.freed_low, i, first)
@@ -357,11 +365,13 @@ cdef inline bint take_bits(Ctx *c, SlabClass *k, uint32_t unit) noexcept nogil:
     cdef pr_slab *s = &c.slabs[unit]
     cdef int i
     cdef bint any = False
+    at_add64(&s.takes, 1)
     for i in range(4):
         k.bits[i] = 0
         if at_load_relaxed64(&s.bits[i]) != 0:
             k.bits[i] = at_xchg64(&s.bits[i], 0)
             any = any or k.bits[i] != 0
+    at_add64(&s.takes, 1)
     if any:
         k.current = unit
         k.has_current = True
@@ -381,7 +391,7 @@ cdef bint search_units(Ctx *c, SlabClass *k, uint32_t limit) noexcept nogil:
 
 cdef bint new_slab(Ctx *c, SlabClass *k, uint32_t block, int *error) noexcept nogil:
     """Claim a unit for blocks of this size; in the spill file, if there is an `error` to set."""
-    cdef uint64_t unit
+    cdef uint64_t unit, takes
     cdef uint32_t i, n = PR_UNIT // block
     cdef uint32_t *grown
     if k.count == k.capacity:
@@ -396,7 +406,11 @@ cdef bint new_slab(Ctx *c, SlabClass *k, uint32_t block, int *error) noexcept no
         unit = alloc_units(c, 1, UNIT_SLAB)
     if unit == HEAP_FULL:
         return False
+    PR_POINT(c, POINT_SLAB_CLAIMED)
+    # It goes on counting: what somebody has seen of an earlier slab here is not to come true again.
+    takes = (c.slabs[unit].takes | 1) + 1
     memset(&c.slabs[unit], 0, sizeof(pr_slab))
+    c.slabs[unit].takes = takes
     c.slabs[unit].block = block
     at_store32(&c.slabs[unit].owner, c.self + 1)
     for i in range(4):
@@ -427,6 +441,7 @@ cdef bint heap_trim(Ctx *c) noexcept nogil:
         j = 0
         while j < k.count:
             got = 0
+            at_add64(&c.slabs[k.units[j]].takes, 1)
             for w in range(4):
                 bits[w] = at_xchg64(&c.slabs[k.units[j]].bits[w], 0)
                 have = bits[w]
@@ -435,6 +450,7 @@ cdef bint heap_trim(Ctx *c) noexcept nogil:
                 while have:
                     have &= have - 1
                     got += 1
+            at_add64(&c.slabs[k.units[j]].takes, 1)
             if got == n:
                 if k.has_current and k.current == k.units[j]:
                     k.has_current = False
@@ -450,6 +466,19 @@ cdef bint heap_trim(Ctx *c) noexcept nogil:
                         at_or64(&c.slabs[k.units[j]].bits[w], bits[w])
                 j += 1
     return any
+
+
+cdef void heap_settle(Ctx *c) noexcept nogil:
+    """Give back the free blocks that this process has taken for itself: for an audit."""
+    cdef int i, w
+    cdef SlabClass *k
+    for i in range(PR_CLASSES):
+        k = &_classes[i]
+        if k.has_current:
+            for w in range(4):
+                if k.bits[w]:
+                    at_or64(&c.slabs[k.current].bits[w], k.bits[w])
+            k.has_current = False
 
 
 cdef uint64_t alloc_small(Ctx *c, int cls) noexcept nogil:
@@ -499,11 +528,43 @@ cdef void heap_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
         free_units(c, unit, (size + PR_UNIT - 1) // PR_UNIT)
 
 
-cdef void heap_begin_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
-    """Put this process's name on a large block that is about to be freed."""
+cdef uint64_t heap_begin_free(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:
+    """Before a block that a record names is given back: returns what `heap_free_again` is to know,
+    should we die before the record says that it is done.
+
+    A large block's units become ours, so what is left of it then has no other claimer.  A small one
+    may have been given back and be another object's already: its slab's owner counts how often it
+    takes free blocks, and if it has not since, the bit tells.
+    """
     cdef uint64_t i
+    if heap_is_small(size):
+        return at_load64(&c.slabs[off // PR_UNIT].takes)
     for i in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
         at_store_release32(&c.units[i], tag(c, UNIT_LARGE))
+    return 0
+
+
+cdef bint heap_is_small(uint64_t size) noexcept nogil:
+    """Whether a block of this size lies in a slab."""
+    return size <= pr_class_size[PR_CLASSES - 1]
+
+
+cdef void heap_free_again(Ctx *c, uint64_t off, uint64_t size, uint64_t seen) noexcept nogil:
+    """Give a small block back that a dead process was about to give back, unless it had done so.
+
+    Where its slab's owner has taken blocks between the two it cannot be told: then the block stays
+    as it is.  If it was not free it is again when that process ends, which settles its slabs.
+    """
+    cdef pr_slab *s = &c.slabs[off // PR_UNIT]
+    cdef uint64_t block
+    if seen & 1 or s.block == 0:
+        return
+    block = (off % PR_UNIT) // s.block
+    # In this order: a bit that was not set before the count was found unmoved was never set.
+    if at_load64(&s.bits[block // 64]) & (<uint64_t>1 << (block % 64)):
+        return
+    if at_load64(&s.takes) == seen:
+        heap_free(c, off, size)
 
 
 cdef uint64_t heap_untouched(Ctx *c, uint64_t off, uint64_t size) noexcept nogil:

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define PR_MAGIC 0x3159415259504UL /* "PYRAY1" */
-#define PR_LAYOUT_VERSION 7
+#define PR_LAYOUT_VERSION 8
 
 #define PR_MAX_PROCS 256      /* driver + node + workers; holders is a bit per process */
 #define PR_MAX_TOKENS 256     /* CPUs */
@@ -46,8 +46,11 @@
  * task:   status 0..7 | attempt, low 8..15 | generation 16..47 | claimer 48..55 |
  *         attempt, high 56..63
  * The object's version counts additions to `holders`, so that "no holder is left" can be decided
- * by a compare-and-swap although the holders span four words.  In FREEING and EMPTY the upper 16
- * bits name who does it (process + 1), so that it can be told what a dead process was about to do. */
+ * by a compare-and-swap although the holders span four words.  It is 0 until the first one and never
+ * again: an object with a version and without holders is nobody's.
+ * Where the version, or the claimer, has no meaning the upper 16 bits name who did it (process + 1):
+ * an object that is FREEING or EMPTY, and any record that is FREE.  So it can be told what a dead
+ * process was about to do. */
 #define PR_GEN_SHIFT 16
 #define PR_GEN_MASK (0xFFFFFFFFULL << PR_GEN_SHIFT)
 #define PR_VERSION_ONE (1ULL << 48)
@@ -60,9 +63,10 @@ enum {
     OBJ_FREE = 0,
     OBJ_CREATED = 1,
     OBJ_SEALED = 2,
-    OBJ_FREEING = 3,   /* its payload is still there, whole */
+    OBJ_FREEING = 3,   /* by the process that the state names; its payload is still there, whole */
     OBJ_OPEN = 4,
-    OBJ_EMPTY = 5,     /* about to be free: what is left of its large block has its freer's name */
+    OBJ_EMPTY = 5,     /* taken, or about to be free, by the process that the state names: no payload */
+    OBJ_RELEASING = 6, /* the same, and its small block is or is not free yet: `data` tells */
 };
 #define OBJ_ERROR (1ULL << 8)      /* the value is an exception to raise */
 #define OBJ_DROPPED (1ULL << 9)    /* nobody holds it: whoever seals it frees it */
@@ -82,6 +86,7 @@ enum {
     TASK_DONE = 5,     /* returns sealed; a held task stays so until its submitter has let go */
     TASK_NODE = 6,     /* ready, waits at the node for its resources */
     TASK_NEW = 7,      /* being written by its submitter: nothing in it but that is valid yet */
+    TASK_ENDING = 8,   /* returns sealed; the process in the claimer field gives `ext` back */
 };
 #define TASK_F_HELD 2     /* its submitter holds ids on its behalf and frees the record itself */
 #define TASK_F_KWARGS 4   /* arguments are (values, names) */
@@ -152,14 +157,19 @@ typedef struct {
     uint32_t num_tokens;       /* CPUs */
     uint32_t actors_high;      /* node: highest entry for an actor that was ever used + 1 */
     uint8_t root_id[20];       /* id of the driver's root task */
+    uint32_t point;            /* the armed kill point, 0: none; see points.h */
     /* counters changed by anybody, each on a line of its own */
     uint32_t chunks_used __attribute__((aligned(64)));  /* bump allocator of chunks: fetch_add */
     uint32_t funcs_used __attribute__((aligned(64)));   /* bump allocator of function ids */
     uint32_t actors_dropped __attribute__((aligned(64))); /* 1: some actor has lost its last handle;
                                                            * set by anybody, taken by the node */
     uint32_t procs_high __attribute__((aligned(64)));   /* node: highest process slot used + 1 */
-    uint64_t used_units __attribute__((aligned(64)));   /* statistics: add/sub by whoever claims */
-    uint64_t peak_units;
+    /* Which processes the armed point is for, a bit for each ROLE_*; how often it is still to be
+     * passed, and what whoever brings that to 0 gets; and who that was last. */
+    uint32_t point_roles __attribute__((aligned(64)));
+    uint32_t point_left;
+    uint32_t point_signal;
+    uint32_t point_pid;
     uint64_t freed_low __attribute__((aligned(64)));    /* lowest unit that has been freed and not
                                                          * been claimed since; a hint of any process */
     uint64_t spill_low __attribute__((aligned(64)));     /* a hint: no unit of the spill file before
@@ -183,6 +193,7 @@ typedef struct {
     uint32_t node_wants __attribute__((aligned(64))); /* tokens that the node asks for */
     uint32_t spawn_wanted;                            /* ready work, a token, nobody idle */
     uint32_t sweep;                                   /* +1: let go of what you hold for nothing */
+    uint32_t audit;                                   /* +1, before `sweep`: say what you hold */
     uint32_t filler;                                  /* process + 1 that has the file's lock, in
                                                        * pwrite; who finds one there maps pages */
     uint64_t resume[4];                               /* unblocked workers that need a token */
@@ -231,6 +242,13 @@ typedef struct {
     uint64_t told;                                /* process: the request to stop that has reached
                                                    * its main thread; see interrupts.pyx */
     uint64_t pinning;                             /* process: 1 + the unit that it pinned last */
+    /* Process: what it had to say to `audit`, see audit.pyx; the number comes last. */
+    uint32_t audit_number __attribute__((aligned(64)));
+    uint32_t audit_wrong;                         /* how much of its own is not as it should be */
+    uint32_t audit_what;                          /* the first of that: which sort, */
+    uint32_t audit_private;                       /* ids of its own that nobody else knows of */
+    uint32_t audit_segments;                      /* segments of its lanes and mailboxes */
+    uint64_t audit_where;                         /* and the record */
     char gpus[128] __attribute__((aligned(64)));  /* node: ids for the assigned task, "0,1" */
     /* What it is moving to the spill file: for whoever clears up after it (spilling.pyx). */
     uint64_t spill_from __attribute__((aligned(64))); /* process: 1 + first unit in memory */
@@ -395,7 +413,9 @@ typedef struct {
     uint64_t bits[4];      /* free blocks: fetch_or by whoever frees, taken by the owner */
     uint32_t block;        /* bytes per block */
     uint32_t owner;        /* process + 1 */
-    uint64_t pad[3];
+    uint64_t orphan;       /* node: left by a dead process, nobody allocates from it */
+    uint64_t takes;        /* owner: +1 before and after it takes bits, for ever; see heap_free_by */
+    uint64_t pad;
 } pr_slab;
 
 /* What is known of a large block: at the number of its first unit.  (Not in the slab table, whose

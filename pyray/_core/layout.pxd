@@ -51,6 +51,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t PR_LAYOUT_HASH
     const uint64_t PR_GEN_MASK
     const uint64_t PR_VERSION_ONE
+    uint64_t PR_BY(uint32_t p)
     const uint64_t PR_KEEP_ATTEMPT
     const uint64_t PR_LESS_ATTEMPT
     const uint64_t OBJ_ERROR
@@ -103,6 +104,7 @@ cdef extern from "layout.h" nogil:
         OBJ_FREEING
         OBJ_OPEN
         OBJ_EMPTY
+        OBJ_RELEASING
         TASK_FREE
         TASK_WAITING
         TASK_READY
@@ -111,6 +113,7 @@ cdef extern from "layout.h" nogil:
         TASK_DONE
         TASK_NODE
         TASK_NEW
+        TASK_ENDING
         PROC_FREE
         PROC_STARTING
         PROC_ALIVE
@@ -172,8 +175,11 @@ cdef extern from "layout.h" nogil:
         uint32_t funcs_used
         uint32_t actors_dropped
         uint32_t procs_high
-        uint64_t used_units
-        uint64_t peak_units
+        uint32_t point
+        uint32_t point_roles
+        uint32_t point_left
+        uint32_t point_signal
+        uint32_t point_pid
         uint64_t freed_low
         uint64_t spill_low
         uint64_t spill_high
@@ -188,6 +194,7 @@ cdef extern from "layout.h" nogil:
         uint32_t node_wants
         uint32_t spawn_wanted
         uint32_t sweep
+        uint32_t audit
         uint32_t filler
         uint64_t resume[4]
         uint64_t idle[4]
@@ -224,6 +231,12 @@ cdef extern from "layout.h" nogil:
         uint32_t parked_on
         uint64_t told
         uint64_t pinning
+        uint32_t audit_number
+        uint32_t audit_wrong
+        uint32_t audit_what
+        uint32_t audit_private
+        uint32_t audit_segments
+        uint64_t audit_where
         char gpus[128]
         uint64_t spill_from
         uint64_t spill_units
@@ -334,4 +347,5 @@ cdef extern from "layout.h" nogil:
         uint64_t bits[4]
         uint32_t block
         uint32_t owner
-        uint64_t pad[3]
+        uint64_t orphan
+        uint64_t takes

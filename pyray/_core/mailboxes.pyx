@@ -17,6 +17,7 @@ from libc.string cimport memset
 
 from pyray._core.dispatch cimport alone_on_cpu, wake_process
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.records cimport gen_in, gen_of, plausible, segment_new, segment_recycle
 from pyray._core.shm cimport Ctx, actor_at, mailbox_at, task_at
 
@@ -65,6 +66,7 @@ cdef bint box_room(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own) noexc
         at_store64(&row.first, (k << 32) | slot)
         at_store64(&row.tail, k * PR_CALLS)
         at_store64(&row.actor, actor)
+        PR_POINT(c, POINT_MAILBOX_OPENED)
         at_or64(&a.callers[c.self // 64], <uint64_t>1 << (c.self % 64))
         return True
     if row.tail % PR_CALLS or k < own.oldest + own.count:
@@ -146,6 +148,7 @@ cdef bint box_push(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own,
     slot = own.slot[(at // PR_CALLS) % MAX_SEGMENTS]
     at_store_release64(segment(c, slot) + 1 + at % PR_CALLS, call)
     at_store64(&row.tail, at + 1)
+    PR_POINT(c, POINT_CALL_ENTERED)
     own.last = call
     if not at_load64(&a.waiting[c.self // 64]) & bit:
         at_or64(&a.waiting[c.self // 64], bit)
@@ -250,6 +253,7 @@ cdef uint64_t take(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
                     at_store64(&c.me.current, call)
                     if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
                                 | (<uint64_t>c.self << 48)):
+                        PR_POINT(c, POINT_CLAIMED)
                         if not waits:
                             u.next = at + 1
                         return call

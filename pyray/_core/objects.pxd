@@ -1,11 +1,33 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from pyray._core.layout cimport pr_dep, pr_task, PR_INLINE_DEPS
+from pyray._core.layout cimport (
+    OBJ_CREATED, OBJ_FREEING, OBJ_INLINE, OBJ_OPEN, OBJ_SEALED, PR_BY, PR_GEN_MASK, PR_INLINE_DEPS,
+    PR_VERSION_ONE, pr_dep, pr_object, pr_task,
+)
 from pyray._core.shm cimport Ctx
 
 cdef enum:
     # Added to a waiter's events to make it look at once, whatever number it waits for.
     ALARM = 1 << 20
 
+cdef inline bint is_there(uint64_t s) noexcept nogil:
+    """Whether an object in this state is one, and not about to go."""
+    return (s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_CREATED or (s & 0xFF) == OBJ_OPEN
+
+cdef inline uint64_t next_version(uint64_t s) noexcept nogil:
+    """The state after one more process has come to hold the object."""
+    s += PR_VERSION_ONE
+    return s if s >> 48 else s + PR_VERSION_ONE
+
+cdef inline bint has_block(pr_object *o, uint64_t s) noexcept nogil:
+    """Whether an object that is sealed, open or to be freed has room in the arena."""
+    return not s & OBJ_INLINE and o.size != 0
+
+cdef inline uint64_t freeing(Ctx *c, uint64_t s) noexcept nogil:
+    """The state of an object that this process frees."""
+    return (s & (PR_GEN_MASK | 0xFF00)) | OBJ_FREEING | PR_BY(c.self)
+
+cdef void hold_for(Ctx *c, uint64_t handle, uint32_t p) noexcept nogil
+cdef void finish_free(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil
 cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil
 cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil
 cdef void finish_free(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil

@@ -15,12 +15,13 @@ the value does not change, nor its place, but for a move to the spill file (spil
 
 from libc.stdint cimport uint32_t, uint64_t
 from pyray._core.dispatch cimport announce, expect_here, ring_node, wake_process
-from pyray._core.heap cimport heap_begin_free, heap_free
+from pyray._core.heap cimport heap_begin_free, heap_free, heap_free_again, heap_is_small
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport wake_actor
+from pyray._core.points cimport *
 from pyray._core.queues cimport node_queue_push, queue_push
 from pyray._core.records cimport gen_in, gen_of, object_recycle, plausible
-from pyray._core.pins cimport settle_place
+from pyray._core.pins cimport place_of, settle_place
 from pyray._core.shm cimport Ctx, object_at, task_at
 
 cdef enum:
@@ -49,41 +50,49 @@ cdef bint hold(Ctx *c, uint64_t handle) noexcept nogil:
         return False
     o = object_at(c, handle)
     had = (at_or64(&o.holders[c.self // 64], bit) & bit) != 0
+    PR_POINT(c, POINT_HOLD_SET)
     while True:
         s = at_load64(&o.state)
-        if (gen_of(s) != gen_in(handle) or (s & 0xFF) == OBJ_FREE or (s & 0xFF) == OBJ_FREEING
-                or (s & 0xFF) == OBJ_EMPTY):
+        if gen_of(s) != gen_in(handle) or not is_there(s):
             if not had:
                 at_and64(&o.holders[c.self // 64], ~bit)
             return False
         # The version moves after the bit is set: a scan of the holders that began before fails to
         # free, and one that begins now sees the bit.
-        if at_cas64(&o.state, s, s + PR_VERSION_ONE):
+        if at_cas64(&o.state, s, next_version(s)):
             return True
+
+
+cdef void hold_for(Ctx *c, uint64_t handle, uint32_t p) noexcept nogil:
+    """Set another process's bit, of an object that this one holds."""
+    cdef pr_object *o = object_at(c, handle)
+    cdef uint64_t s
+    at_or64(&o.holders[p // 64], <uint64_t>1 << (p % 64))
+    while True:
+        s = at_load64(&o.state)
+        if at_cas64(&o.state, s, next_version(s)):
+            return
 
 
 cdef void unhold(Ctx *c, uint64_t handle) noexcept nogil:
     cdef pr_object *o = object_at(c, handle)
     at_and64(&o.holders[c.self // 64], ~(<uint64_t>1 << (c.self % 64)))
+    PR_POINT(c, POINT_HOLD_CLEARED)
     try_free(c, handle)
 
 
-cdef inline uint64_t freeing(Ctx *c, uint64_t s) noexcept nogil:
-    return (s & <uint64_t>0x0000FFFFFFFFFF00) | OBJ_FREEING | PR_BY(c.self)
-
-
 cdef void free_object(Ctx *c, pr_object *o, uint64_t handle, uint64_t s) noexcept nogil:
-    """The record is in FREEING, by us.  Should we die here, the node does it again."""
+    """The record is in FREEING, by us.  Should we die here, the node does it again from the step
+    that the state tells: see finish_free."""
     cdef uint32_t liable = o.liable
     cdef bint tell = (s & OBJ_NESTED) and not (s & OBJ_ACKED) and liable != c.self
-    cdef uint64_t credit = o.off if s & OBJ_CELL else 0
-    if credit:
-        # Nobody will read the cell: its writer waits no longer.  Before the record goes, lest the
-        # writer wait for ever should we die in between.
-        seal(c, credit, OBJ_INLINE)
+    PR_POINT(c, POINT_FREEING)
+    if s & OBJ_CELL and o.off:
+        # Nobody will read the cell: its writer waits no longer.
+        seal(c, o.off, OBJ_INLINE)
     if s & OBJ_ACTOR:
         tell_of_actor(c)
-    if not (s & OBJ_INLINE) and o.size:
+    if has_block(o, s):
         free_block(c, o, handle)
     object_recycle(c, handle)
     if tell:
@@ -92,22 +101,25 @@ cdef void free_object(Ctx *c, pr_object *o, uint64_t handle, uint64_t s) noexcep
 
 cdef void free_block(Ctx *c, pr_object *o, uint64_t handle) noexcept nogil:
     cdef uint64_t off = settle_place(o), size = o.size
-    if size >= PR_LARGE_MIN:
-        # A block on disk takes a while, and we may be killed in the middle. All of it that is not
-        # free yet is ours from now on, and no record's.
-        heap_begin_free(c, off, size)
-        at_store_release64(&o.state, (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self) | OBJ_EMPTY)
+    cdef uint64_t by = (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self)
+    (<uint64_t *>o.data)[0] = heap_begin_free(c, off, size)
+    # A small block may be another object's as soon as it is free, so from now on it is in doubt; of
+    # a large one all that is not free yet is ours, and no record's.
+    at_store_release64(&o.state, by | (OBJ_RELEASING if heap_is_small(size) else OBJ_EMPTY))
     heap_free(c, off, size)
+    PR_POINT(c, POINT_BLOCK_FREED)
 
 
 cdef void finish_free(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil:
     """What a dead process was freeing, as its state `s` tells, is freed by the node."""
     cdef pr_object *o = object_at(c, handle)
-    if (s & 0xFF) == OBJ_FREEING and (s & OBJ_INLINE or o.size >= PR_LARGE_MIN):
+    if (s & 0xFF) == OBJ_FREEING:
         at_store64(&o.state, freeing(c, s))
         free_object(c, o, handle, s)
-    else:
-        object_recycle(c, handle)
+        return
+    if (s & 0xFF) == OBJ_RELEASING:
+        heap_free_again(c, place_of(o), o.size, (<uint64_t *>o.data)[0])
+    object_recycle(c, handle)
 
 
 cdef void tell_of_actor(Ctx *c) noexcept nogil:
@@ -198,6 +210,7 @@ cdef void tell_dependents(Ctx *c, uint64_t handle) noexcept nogil:
         if first == 0 or dep_of(c, first, handle) == NULL:
             return
         if at_cas64(&o.dependents, first, 0):
+            PR_POINT(c, POINT_LIST_TAKEN)
             walk(c, first, handle)
             return
 
@@ -217,6 +230,7 @@ cdef void walk(Ctx *c, uint64_t link, uint64_t handle) noexcept nogil:
         # The intent first: should we die between the two, the node queues the task.
         at_store64(&c.me.moving, (<uint64_t>gen << 32) | slot)
         if task_ready(c, (<uint64_t>gen << 32) | slot):
+            PR_POINT(c, POINT_MADE_READY)
             enqueue(c, (<uint64_t>gen << 32) | slot)
         at_store64(&c.me.moving, 0)
         link = next
@@ -236,6 +250,7 @@ cdef bint await_object(Ctx *c, uint64_t handle, uint64_t task, uint32_t index) n
         d.next = first
         if at_cas64(&o.dependents, first, link):
             break
+    PR_POINT(c, POINT_AWAITED)
     if sealed(c, handle):
         # Sealed between the look and the push: the sealer may have missed us.
         tell_dependents(c, handle)
@@ -347,6 +362,7 @@ cdef bint seal(Ctx *c, uint64_t handle, uint64_t flags) noexcept nogil:
                 return True
         elif at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED | flags):
             break
+    PR_POINT(c, POINT_SEALED)
     if at_load64(&o.dependents) != 0:
         tell_dependents(c, handle)
     w = at_load32(&o.waiter)
@@ -359,6 +375,7 @@ cdef void open_object(Ctx *c, uint64_t handle) noexcept nogil:
     """A shared array has its payload: from now on the record keeps that alive."""
     cdef pr_object *o = object_at(c, handle)
     at_store_release64(&o.state, (at_load_relaxed64(&o.state) & ~<uint64_t>0xFF) | OBJ_OPEN)
+    PR_POINT(c, POINT_ARRAY_OPENED)
 
 
 cdef bint seal_open(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil:
@@ -369,7 +386,10 @@ cdef bint seal_open(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil:
     """
     if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_OPEN:
         return False
-    return at_cas64(&object_at(c, handle).state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED)
+    if not at_cas64(&object_at(c, handle).state, s, (s & ~<uint64_t>0xFF) | OBJ_SEALED):
+        return False
+    PR_POINT(c, POINT_ARRAY_SEALED)
+    return True
 
 
 # ---- what a blocked worker awaits goes first -----------------------------------------------

@@ -11,4 +11,5 @@ cdef bint queue_visible_slow(Ctx *c) noexcept nogil
 cdef bint claim_task(Ctx *c, uint64_t task) noexcept nogil
 cdef void requeue_lanes(Ctx *c, uint32_t proc) noexcept nogil
 cdef void queues_reset(Ctx *c) noexcept nogil
+cdef uint32_t queue_segments(Ctx *c) noexcept nogil
 cdef uint64_t queue_length(Ctx *c, uint32_t proc) noexcept nogil

@@ -14,6 +14,7 @@ blocked workers near depth x CPUs.  What a blocked worker awaits counts as one d
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.records cimport gen_in, gen_of, plausible, segment_new, segment_recycle
 from pyray._core.shm cimport Ctx, task_at
 
@@ -112,8 +113,11 @@ cdef bint append(Ctx *c, uint64_t task, int i) noexcept nogil:
         if slot == 0:
             return False
         lane.segment[(at // PR_SEGMENT_ENTRIES) % PR_SEGMENTS] = slot
+        PR_POINT(c, POINT_SEGMENT_SWITCHED)
     at_store_release64(segment_at(c, lane, at) + at % PR_SEGMENT_ENTRIES, task)
+    PR_HOT_POINT(c, POINT_ENTRY_WRITTEN)
     at_store64(&lane.tail, at + 1)
+    PR_HOT_POINT(c, POINT_TAIL_MOVED)
     # After the tail: a consumer that lowers the hint looks at the tail again afterwards.
     if i == NODE_LANE:
         return True
@@ -131,8 +135,11 @@ cdef bint claim_task(Ctx *c, uint64_t handle) noexcept nogil:
         return False
     # The intent first: after a death the node looks at `current` to find what was claimed.
     at_store64(&c.me.current, handle)
-    return at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
-                    | (<uint64_t>c.self << 48))
+    PR_HOT_POINT(c, POINT_ABOUT_TO_CLAIM)
+    if not at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>c.self << 48)):
+        return False
+    PR_POINT(c, POINT_CLAIMED)
+    return True
 
 
 cdef uint64_t claim_from(Ctx *c, pr_lane *lane) noexcept nogil:
@@ -263,6 +270,15 @@ cdef void requeue_lanes(Ctx *c, uint32_t proc) noexcept nogil:
                 queue_push(c, entry, t.depth)
             elif (s & 0xFF) == TASK_NODE:
                 node_queue_push(c, entry)
+
+
+cdef uint32_t queue_segments(Ctx *c) noexcept nogil:
+    """Segments that this process's lanes have."""
+    cdef uint32_t n = 0
+    cdef int i
+    for i in range(PR_LANES):
+        n += (c.me.lane[i].tail + PR_SEGMENT_ENTRIES - 1) // PR_SEGMENT_ENTRIES - _oldest[i]
+    return n
 
 
 cdef uint64_t queue_length(Ctx *c, uint32_t proc) noexcept nogil:

@@ -12,6 +12,8 @@ cdef bint hopeless(Ctx *c, pr_task *t) noexcept nogil
 cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil
 cdef uint32_t segment_new(Ctx *c) noexcept nogil
 cdef void segment_recycle(uint32_t slot) noexcept nogil
+cdef void relist(Ctx *c, uint64_t slot) noexcept nogil
+cdef void records_settle(Ctx *c) noexcept nogil
 cdef void records_reset() noexcept nogil
 
 cdef inline uint32_t gen_of(uint64_t state) noexcept nogil:

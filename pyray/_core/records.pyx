@@ -12,6 +12,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from pyray._core.arena cimport arena, pyray_arena
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, object_at, task_at
 
 cdef extern from *:
@@ -116,38 +117,57 @@ cdef bint harvest(Ctx *c, Slots *s, uint32_t limit) noexcept nogil:
 
 
 cdef bint adopt_chunk(Ctx *c, Slots *s) noexcept nogil:
-    """Take over a chunk that a dead process left, if it has room."""
-    cdef uint32_t i, used = at_load32(&c.head.chunks_used)
+    """Take over a chunk that a dead process left, if it has room; or that one claimed, and died
+    before it said what for."""
+    cdef uint32_t i, kind, used = at_load32(&c.head.chunks_used)
     if used > c.head.n_chunks:
         used = <uint32_t>c.head.n_chunks
     for i in range(1, used):
-        if c.chunks[i].owner == 0 and c.chunks[i].kind == s.kind:
-            if at_cas32(&c.chunks[i].owner, 0, c.self + 1):
-                if not add_chunk(s, i):
-                    at_store32(&c.chunks[i].owner, 0)
-                    return False
-                if harvest_chunk(c, s, i):
-                    return True
+        if c.chunks[i].owner or (c.chunks[i].kind != s.kind and c.chunks[i].kind != KIND_NONE):
+            continue
+        if not at_cas32(&c.chunks[i].owner, 0, c.self + 1):
+            continue
+        PR_POINT(c, POINT_CHUNK_ADOPTED)
+        # Since the look another may have taken it, and died too.
+        kind = at_load32(&c.chunks[i].kind)
+        if (kind != s.kind and kind != KIND_NONE) or not add_chunk(s, i):
+            at_store32(&c.chunks[i].owner, 0)
+            continue
+        if kind == KIND_NONE:
+            begin_chunk(c, s, i)
+            return True
+        if harvest_chunk(c, s, i):
+            return True
     return False
+
+
+cdef void begin_chunk(Ctx *c, Slots *s, uint32_t i) noexcept nogil:
+    """Take records from a chunk that nobody has used: what was left of another is used up."""
+    at_store32(&c.chunks[i].kind, s.kind)
+    s.fresh = i * PR_CHUNK_GRANULES
+    s.fresh_end = s.fresh + PR_CHUNK_GRANULES
 
 
 cdef bint new_chunk(Ctx *c, Slots *s) noexcept nogil:
     cdef uint32_t i
     if at_load32(&c.head.chunks_used) >= c.head.n_chunks:
         return False
-    i = at_add32(&c.head.chunks_used, 1)
-    if i >= c.head.n_chunks:
-        at_add32(&c.head.chunks_used, <uint32_t>-1)
-        return False
+    while True:
+        i = at_add32(&c.head.chunks_used, 1)
+        if i >= c.head.n_chunks:
+            at_add32(&c.head.chunks_used, <uint32_t>-1)
+            return False
+        PR_POINT(c, POINT_CHUNK_CLAIMED)
+        # A number alone is no claim: whoever dies with it could not be told from one who is slow.
+        if at_cas32(&c.chunks[i].owner, 0, c.self + 1):
+            break
     if not add_chunk(s, i):
+        at_store32(&c.chunks[i].owner, 0)
         return False
-    c.chunks[i].kind = s.kind
-    at_store32(&c.chunks[i].owner, c.self + 1)
+    begin_chunk(c, s, i)
     if s.n_chunks > FIRST_CHUNKS:
         pyray_make_pages(arena(), <size_t>(c.payload - c.records)
                          - <size_t>i * PR_CHUNK_BYTES, PR_CHUNK_BYTES)
-    s.fresh = i * PR_CHUNK_GRANULES
-    s.fresh_end = s.fresh + PR_CHUNK_GRANULES
     return True
 
 
@@ -191,8 +211,9 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil:
         gen = gen_of(s) + 1 if gen_of(s) + 1 else 1
         # After a death a slot may be listed as free twice: taking it is a compare-and-swap.
         if (s & 0xFF) == OBJ_FREE and at_cas64(&o.state, s, (<uint64_t>gen << PR_GEN_SHIFT)
-                                               | OBJ_FREEING):
+                                               | OBJ_EMPTY | PR_BY(c.self)):
             break
+    PR_HOT_POINT(c, POINT_RECORD_TAKEN)
     o.holders[0] = o.holders[1] = o.holders[2] = o.holders[3] = 0
     o.dependents = 0
     o.waiter = 0
@@ -206,9 +227,10 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil:
 
 
 cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil:
-    """Free a record whose payload is gone; the caller has moved it to FREEING."""
+    """Free a record whose payload is gone; the caller has moved it on, so it is its own."""
     cdef pr_object *o = object_at(c, handle)
-    at_store_release64(&o.state, (handle >> 32) << PR_GEN_SHIFT)
+    at_store_release64(&o.state, (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self))
+    PR_HOT_POINT(c, POINT_RECORD_FREED)
     give(c, &_objects, <uint32_t>handle)
 
 
@@ -234,13 +256,34 @@ cdef uint64_t task_new(Ctx *c) noexcept nogil:
             t.stop = 0
             if at_cas64(&t.state, s, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW):
                 break
+    PR_HOT_POINT(c, POINT_TASK_TAKEN)
     return (<uint64_t>gen << 32) | slot
 
 
 cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil:
     cdef pr_task *t = task_at(c, handle)
-    at_store_release64(&t.state, (handle >> 32) << PR_GEN_SHIFT)
+    at_store_release64(&t.state, (handle >> 32) << PR_GEN_SHIFT | PR_BY(c.self))
+    PR_HOT_POINT(c, POINT_RECORD_FREED)
     give(c, &_tasks, <uint32_t>handle)
+
+
+cdef void relist(Ctx *c, uint64_t slot) noexcept nogil:
+    """List a free record whose freer may have died before it did: twice does no harm."""
+    at_or64(&c.chunks[slot // PR_CHUNK_GRANULES].free_bits[slot % PR_CHUNK_GRANULES // 64],
+            <uint64_t>1 << (slot % 64))
+
+
+cdef void records_settle(Ctx *c) noexcept nogil:
+    """List the free records that this process has for itself: for an audit."""
+    unstack(c, &_objects)
+    unstack(c, &_tasks)
+    unstack(c, &_segments)
+
+
+cdef void unstack(Ctx *c, Slots *s) noexcept nogil:
+    while s.depth:
+        s.depth -= 1
+        relist(c, s.stack[s.depth])
 
 
 cdef uint32_t segment_new(Ctx *c) noexcept nogil:

@@ -13,24 +13,25 @@ from pyray._core.events cimport note_for
 from pyray._core.heap cimport return_unit, units_high
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport close_boxes
-from pyray._core.objects cimport alive, deps_of, enqueue, task_ready
-from pyray._core.objects cimport finish_free, sealed, try_free
+from pyray._core.heap cimport heap_free_again, heap_is_small
+from pyray._core.objects cimport (
+    alive, deps_of, enqueue, finish_free, is_there, sealed, task_ready, try_free,
+)
 from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport (
-    attempt_of, gen_in, gen_of, object_recycle, plausible, task_recycle,
+    attempt_of, gen_in, gen_of, object_recycle, plausible, relist, task_recycle,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport drop_pin, place_of
 from pyray._core.spilling cimport settle_spiller
-from pyray._core.store cimport borrow_for_view, take_over_nested
+from pyray._core.store cimport borrow_for_view, is_known, take_over_nested
 from pyray._core.tasks cimport hold_for_task
-from pyray._core.running cimport finish, store_error_at
+from pyray._core.running cimport finish, finish_ending, store_error_at
 
 cdef Ctx *C = get_ctx()
 
 cdef enum:
     NODE = 1
-    ORPHAN = 2      # in a slab's pad: left by a dead process, nobody allocates from it
 
 # Tasks that failed while they waited for arguments: other tasks hang on their links, so their
 # records stay until those arguments are there.
@@ -53,13 +54,15 @@ def recover(uint32_t p, error, spare=None):
     ones left is taken over.
     """
     at_store32(&C.procs[p].status, PROC_DEAD)
-    settle_spiller(p)
-    finish_frees(p)
+    settle_spiller(p)       # first: what it was moving is one block's or the other's
     leave_dispatch(p)
     take_over(p)
     # First, so that no actor runs a call of p's after an earlier one has failed.
     close_boxes(C, p)
+    finish_frees(p)
+    finish_ends(p)
     orphan_tasks(p, error, spare)
+    drop_definitions(p)
     drop_holds(p)
     orphan_objects(p)
     reclaim_memory(p)
@@ -94,17 +97,74 @@ cdef void finish_move(uint32_t p) noexcept nogil:
 
 
 cdef void finish_frees(uint32_t p) noexcept nogil:
-    """Objects that p was just freeing."""
+    """Objects that p was just freeing, and free records that it may not have come to list."""
+    cdef uint32_t k, i, step
+    cdef uint64_t slot, s
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_OBJECTS and C.chunks[k].kind != KIND_TASKS:
+            continue
+        step = 1 if C.chunks[k].kind == KIND_OBJECTS else 2
+        for i in range(PR_CHUNK_GRANULES // step):
+            slot = k * PR_CHUNK_GRANULES + i * step
+            # Both kinds have their state first, and both call status 0 free.
+            s = at_load64(<uint64_t *>object_at(C, slot))
+            if s >> 48 != p + 1:
+                continue
+            if (s & 0xFF) == OBJ_FREE:
+                if C.chunks[k].owner != p + 1:
+                    relist(C, slot)
+            elif step == 1 and ((s & 0xFF) == OBJ_FREEING or (s & 0xFF) == OBJ_RELEASING
+                                or (s & 0xFF) == OBJ_EMPTY):
+                finish_free(C, handle_of(slot, s), s)
+
+
+cdef void finish_ends(uint32_t p) noexcept nogil:
+    """Tasks whose returns p had sealed, and of which it was giving a block back; and those that are
+    done, for a submitter that had died before p."""
     cdef uint32_t k, i
     cdef uint64_t slot, s
+    cdef pr_task *t
+    for k in range(1, chunks()):
+        if C.chunks[k].kind != KIND_TASKS:
+            continue
+        for i in range(0, PR_CHUNK_GRANULES, 2):
+            slot = k * PR_CHUNK_GRANULES + i
+            t = task_at(C, slot)
+            s = at_load64(&t.state)
+            if (s & 0xFF) == TASK_ENDING and (s >> 48) & 0xFF == p:
+                if t.ext_size and heap_is_small(t.ext_size):
+                    heap_free_again(C, t.ext, t.ext_size, (<uint64_t *>t.args)[0])
+                t.ext_size = 0      # a large one's units are p's, and no record's
+                finish_ending(handle_of(slot, s))
+            elif (s & 0xFF) == TASK_DONE and not at_load16(&t.flags) & TASK_F_HELD:
+                if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
+                    task_recycle(C, handle_of(slot, s))
+
+
+cdef int drop_definitions(uint32_t p) except -1:
+    """What p was publishing is held in the node's name, and may have come to no number."""
+    cdef uint32_t k, i
+    cdef uint64_t slot, s
+    cdef pr_object *o
+    cdef set published = None
     for k in range(1, chunks()):
         if C.chunks[k].kind != KIND_OBJECTS:
             continue
         for i in range(PR_CHUNK_GRANULES):
             slot = k * PR_CHUNK_GRANULES + i
-            s = at_load64(&object_at(C, slot).state)
-            if s >> 48 == p + 1 and ((s & 0xFF) == OBJ_FREEING or (s & 0xFF) == OBJ_EMPTY):
-                finish_free(C, handle_of(slot, s), s)
+            o = object_at(C, slot)
+            s = at_load64(&o.state)
+            if not is_there(s) or o.owner != p or not at_load64(&o.holders[0]) & (1 << NODE):
+                continue
+            if is_known(handle_of(slot, s)):
+                continue
+            if published is None:
+                published = {C.funcs[n].object for n in range(
+                    min(at_load32(&C.head.funcs_used), <uint32_t>PR_MAX_FUNCS))}
+            if handle_of(slot, s) not in published:
+                at_and64(&o.holders[0], ~<uint64_t>(1 << NODE))
+                try_free(C, handle_of(slot, s))
+    return 0
 
 
 cdef int take_over(uint32_t p) except -1:
@@ -194,7 +254,7 @@ cdef int adopt_task(uint64_t handle, pr_task *t) except -1:
         if not at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
                         | (<uint64_t>NODE << 48)):
             return False
-    elif not held or gen_of(at_load64(&t.state)) != gen_in(handle):
+    elif not held or status == TASK_ENDING or gen_of(at_load64(&t.state)) != gen_in(handle):
         return False    # it runs, and whoever runs it frees its record
     t.submitter = NODE
     if held:
@@ -218,7 +278,8 @@ cdef int fail_task(uint64_t handle, object error) except -1:
     while True:
         s = at_load64(&t.state)
         status = s & 0xFF
-        if gen_of(s) != gen_in(handle) or status == TASK_FREE or status == TASK_DONE:
+        if gen_of(s) != gen_in(handle) or status == TASK_FREE or status == TASK_DONE \
+                or status == TASK_ENDING:
             return 0
         # Claimed by the node, so that no worker starts it now.
         if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED | (<uint64_t>C.self << 48)):
@@ -254,12 +315,15 @@ cdef void drop_holds(uint32_t p) noexcept nogil:
             slot = k * PR_CHUNK_GRANULES + i
             o = object_at(C, slot)
             s = at_load64(&o.state)
-            if (s & 0xFF) == OBJ_FREE:
+            if not is_there(s):
                 continue
             drop_pin(p, o, s)
             if at_load64(&o.holders[p // 64]) & bit:
                 at_and64(&o.holders[p // 64], ~bit)
-                try_free(C, handle_of(slot, s))
+            elif not s >> 48:
+                continue        # known to its owner alone, if that is alive
+            # Also where the bit is gone already: p may have died before it looked for others'.
+            try_free(C, handle_of(slot, s))
 
 
 cdef void orphan_objects(uint32_t p) noexcept nogil:
@@ -287,7 +351,7 @@ cdef void orphan_objects(uint32_t p) noexcept nogil:
                     if gen_of(ts) == (o.task >> 32) and (ts & 0xFF) != TASK_FREE:
                         try_free(C, handle_of(slot, s))     # its worker will seal, or drop it
                         continue
-                if at_cas64(&o.state, s, (s & ~<uint64_t>0xFF) | OBJ_FREEING):
+                if at_cas64(&o.state, s, (s & PR_GEN_MASK) | OBJ_EMPTY | PR_BY(NODE)):
                     object_recycle(C, handle_of(slot, s))
 
 
@@ -316,7 +380,7 @@ cdef int reclaim_memory(uint32_t p) except -1:
                         s = at_load64(&o.state)
                         # Those that a live process is just freeing are its own to free.
                         if ((s & 0xFF) != OBJ_SEALED and (s & 0xFF) != OBJ_FREEING
-                                and (s & 0xFF) != OBJ_OPEN):
+                                and (s & 0xFF) != OBJ_OPEN and (s & 0xFF) != OBJ_RELEASING):
                             continue
                         if s & OBJ_INLINE or o.size == 0:
                             continue
@@ -379,7 +443,7 @@ cdef void settle_slab(uint64_t u, uint64_t *used) noexcept nogil:
         if not used[i // 64] & (<uint64_t>1 << (i % 64)):
             at_or64(&s.bits[i // 64], <uint64_t>1 << (i % 64))
     s.owner = NODE + 1
-    s.pad[0] = ORPHAN
+    s.orphan = 1
     at_store32(&C.units[u], (UNIT_SLAB << 16) | (NODE + 1))
     at_store32(&_orphans, 1)
 
@@ -424,7 +488,7 @@ cdef void release_slabs() noexcept nogil:
         if C.units[u] != ((UNIT_SLAB << 16) | (NODE + 1)) or C.slabs[u].owner != NODE + 1:
             continue
         s = &C.slabs[u]
-        if s.pad[0] != ORPHAN:
+        if not s.orphan:
             continue        # one of the node's own
         blocks = PR_UNIT // s.block
         got = 0
@@ -447,7 +511,7 @@ cdef void release_chunks(uint32_t p) noexcept nogil:
             continue
         if C.chunks[k].kind == KIND_SEGMENT:
             at_store64(&C.chunks[k].free_bits[0], 1)
-        else:
+        elif C.chunks[k].kind != KIND_NONE:
             step = 1 if C.chunks[k].kind == KIND_OBJECTS else 2
             for i in range(PR_CHUNK_GRANULES):
                 if i % step:
@@ -474,6 +538,7 @@ cdef void reset_slot(uint32_t p) noexcept nogil:
     at_store8(&C.dispatch.hint[p], 0)
     at_store64(&q.current, 0)
     at_store64(&q.assigned, 0)
+    at_store32(&q.audit_number, 0)
     at_store32(&q.shaped, SHAPED_NONE)
     at_store32(&q.blocked, 0)
     at_store32(&q.parked, 0)

@@ -20,6 +20,7 @@ cdef class Call(TaskContext):
     cdef void done(self, uint32_t outcome)
 
 cdef void finish(uint64_t handle) noexcept nogil
+cdef void finish_ending(uint64_t handle) noexcept nogil
 cdef int store_error(pr_task *t, object error) except -1
 cdef int store_error_at(uint64_t task, object error) except -1
 cdef object run(pr_task *t, object call, uint64_t *failed)

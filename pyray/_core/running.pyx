@@ -12,13 +12,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport be_watched, next_task, ring_node, stop_searching, token_release
 from pyray._core.events cimport note
-from pyray._core.heap cimport heap_free
+from pyray._core.heap cimport heap_begin_free, heap_free, heap_is_small
 from pyray._core.interrupts cimport (
     begin_users_code, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
     users_code,
 )
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
+from pyray._core.points cimport *
 from pyray._core.records cimport (
     attempt_bits, attempt_of, gen_in, gen_of, stop_of, task_recycle,
 )
@@ -128,10 +129,28 @@ def several_at_once(variable):
 cdef void finish(uint64_t handle) noexcept nogil:
     """The returns are sealed: the record goes back, or to its submitter if it holds ids for it."""
     cdef pr_task *t = task_at(C, handle)
-    cdef uint64_t s, size = t.ext_size
-    if size:
-        t.ext_size = 0
-        heap_free(C, t.ext, size)
+    PR_HOT_POINT(C, POINT_RESULTS_SEALED)
+    if t.ext_size:
+        free_ext(t)
+    finish_ending(handle)
+
+
+cdef void free_ext(pr_task *t) noexcept nogil:
+    """Give the block of a task's returns and arguments back.  See free_block in objects.pyx: the
+    same, for tasks."""
+    cdef uint64_t s = at_load64(&t.state), size = t.ext_size
+    (<uint64_t *>t.args)[0] = heap_begin_free(C, t.ext, size)
+    at_store64(&t.state, (s & PR_KEEP_ATTEMPT) | TASK_ENDING | (<uint64_t>C.self << 48))
+    if not heap_is_small(size):
+        at_store32(&t.ext_size, 0)
+    heap_free(C, t.ext, size)
+    PR_POINT(C, POINT_ENDING)
+    at_store32(&t.ext_size, 0)
+
+
+cdef void finish_ending(uint64_t handle) noexcept nogil:
+    cdef pr_task *t = task_at(C, handle)
+    cdef uint64_t s
     if at_load16(&t.flags) & TASK_F_HELD:
         s = at_load64(&t.state)
         at_store64(&t.state, (s & PR_KEEP_ATTEMPT) | TASK_DONE)
@@ -220,6 +239,7 @@ cdef int store_result(uint64_t handle, Function f, int attempt, object result,
                          f"returned {len(result)}")
     for i in range(t.nreturns):
         store_return(rets[i], result[i], RESULT if i == t.nreturns - 1 else RESULT_MORE)
+        PR_POINT(C, POINT_RESULTS_HALF_SEALED)
     return 0
 
 
@@ -305,6 +325,7 @@ cdef Function function_of(pr_task *t):
 cdef int set_running(uint64_t handle, pr_task *t) noexcept nogil:
     cdef uint64_t s = at_load64(&t.state)
     at_store_release64(&t.state, (s & ~<uint64_t>0xFF) | TASK_RUNNING)
+    PR_HOT_POINT(C, POINT_RUNNING)
     C.me.started_ns = now_ns()
     C.me.counter += 1
     be_watched(C)

@@ -308,6 +308,7 @@ def attach(int fd, uint32_t slot, int spill_fd=-1):
     a.device = stat.st_dev
     a.inode = stat.st_ino
     a.filler = &_ctx.dispatch.filler
+    a.head = _ctx.head
     _ctx.epoch += 1
     _ctx.broken = False
     _ctx.attached = True
@@ -319,7 +320,10 @@ def adopt(uint32_t slot):
     _ctx.self = slot
     arena().self = slot
     _ctx.me = &_ctx.procs[slot]
+    arena().role = &_ctx.me.role
     _ctx.forked = False
+    if slot == NODE:
+        _ctx.me.role = ROLE_NODE    # a worker's is set by the node, before the fork
     _ctx.me.pid = os.getpid()
     at_store32(&_ctx.me.status, PROC_ALIVE)
 

@@ -12,6 +12,7 @@ cdef class ObjectID:
     cdef uint32_t index
     cdef uint32_t mark          # scratch of wait(): finds duplicates without hashing
     cdef bint asked             # somebody has asked for the value, which is an error
+    cdef bint weak              # it keeps nothing alive
     cdef bint escaped           # this process has its bit in the record, and the id is interned
     cdef bytes parent
     cdef bytes digest           # the 20 bytes, once somebody asked
@@ -58,6 +59,9 @@ cdef dict contained_ids()
 cdef ObjectID put_value(object value, bytes parent, uint64_t counter, object root)
 cdef int escape(ObjectID oid) except -1
 cdef int sweep_store()
+cdef bint is_known(uint64_t handle)
+cdef uint32_t private_ids()
+cdef list known_handles()
 cdef int store_reset() except -1
 cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1
 cdef int take_over_nested(uint64_t handle) except -1

@@ -14,9 +14,10 @@ from libc.string cimport memcpy
 from pyray._core.by_reference cimport is_shared, shared
 from pyray._core.dispatch cimport about_to_search, ring_node, wake_process
 from pyray._core.heap cimport HEAP_FULL, heap_alloc, heap_alloc_on_disk, heap_footprint, heap_free
-from pyray._core.heap cimport heap_touch, heap_untouched, heap_zero
+from pyray._core.heap cimport heap_touch, heap_untouched, heap_used, heap_zero
 from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.objects cimport alive, hold, notify_all, seal, sealed, try_free, unhold
 from pyray._core.private_copy cimport private_copy
 from pyray._core.records cimport object_new, object_recycle
@@ -69,6 +70,7 @@ cdef dict _interned = {}
 cdef dict _contained = {}
 # Handle -> address of the ViewHold, for objects seen through views only.
 cdef dict _view_holds = {}
+cdef uint32_t _private_ids = 0      # ids that have not escaped, each of which holds its object
 cdef list _dropped = []
 cdef bint _dropping = False
 cdef str _broken_reason = ""
@@ -173,6 +175,7 @@ cdef class ObjectID:
         PR_LIVE(_live_ids, 1)
 
     def __dealloc__(self):
+        global _private_ids
         PR_LIVE(_live_ids, -1)
         if self.epoch != C.epoch or not C.attached or C.forked or self.handle == 0:
             return
@@ -181,6 +184,8 @@ cdef class ObjectID:
             if not (_view_holds and views_hold(self.handle)):       # they share the bit
                 unhold(C, self.handle)
         else:
+            if not self.weak:
+                _private_ids -= 1
             # An id that never left this process: nobody else can have asked for the error.
             if at_load64(&object_at(C, self.handle).state) & OBJ_ERROR and not self.asked:
                 say_unseen(self.handle)
@@ -310,7 +315,9 @@ cdef int import_futures() except -1:
 
 
 cdef ObjectID new_id(uint64_t handle, bytes parent, uint64_t counter, uint32_t index):
+    global _private_ids
     cdef ObjectID oid = ObjectID.__new__(ObjectID)
+    _private_ids += 1
     oid.handle = handle
     oid.epoch = C.epoch
     oid.parent = parent
@@ -325,8 +332,16 @@ cdef int escape(ObjectID oid) except -1:
     if not oid.escaped:
         if not hold(C, oid.handle):
             raise ObjectLostError(f"{oid!r} is gone")
-        _interned[oid.handle] = <size_t><PyObject *>oid
-        oid.escaped = True
+        set_escaped(oid)
+    return 0
+
+
+cdef int set_escaped(ObjectID oid) except -1:
+    """This process's bit is set: the record says from now on that it holds the object."""
+    global _private_ids
+    _interned[oid.handle] = <size_t><PyObject *>oid
+    oid.escaped = True
+    _private_ids -= 1
     return 0
 
 
@@ -383,8 +398,7 @@ cdef ObjectID adopt(uint64_t handle, bytes parent, uint64_t counter, uint32_t in
             "an ObjectID inside a value refers to an object that is gone: the process that owned "
             "it died, or the id was kept as bytes while nothing held the object")
     oid = new_id(handle, parent, counter, index)
-    oid.escaped = True
-    _interned[handle] = <size_t><PyObject *>oid
+    set_escaped(oid)
     return oid
 
 
@@ -393,6 +407,7 @@ def weak(bytes packed):
 
     The object may be gone: an actor that nobody holds still runs its last calls.
     """
+    global _private_ids
     cdef const char *p = packed
     cdef uint64_t handle, counter
     cdef uint32_t index
@@ -403,6 +418,8 @@ def weak(bytes packed):
     memcpy(&index, p + 44, 4)
     oid = new_id(handle, packed[16:36], counter, index)
     oid.asked = True        # its end is no news of an error
+    oid.weak = True
+    _private_ids -= 1
     return oid
 
 
@@ -420,8 +437,7 @@ def strong(ObjectID oid):
             "nobody holds this actor any more, so it ends when it has run the calls that it was "
             "sent: its handle cannot be passed on; keep a handle where the actor was made")
     other = new_id(oid.handle, oid.parent, oid.counter, oid.index)
-    other.escaped = True
-    _interned[oid.handle] = <size_t><PyObject *>other
+    set_escaped(other)
     return other
 
 
@@ -509,7 +525,7 @@ cdef uint64_t new_record() except 0:
 cdef void discard_record(uint64_t handle) noexcept nogil:
     """Give back a record that came to nothing: nobody else knows of it."""
     cdef pr_object *o = object_at(C, handle)
-    at_store64(&o.state, (at_load64(&o.state) & ~<uint64_t>0xFF) | OBJ_FREEING)
+    at_store64(&o.state, (at_load64(&o.state) & PR_GEN_MASK) | OBJ_EMPTY | PR_BY(C.self))
     object_recycle(C, handle)
 
 
@@ -524,6 +540,7 @@ cdef uint64_t alloc(uint64_t size, bint zero=False) except? 0xFFFFFFFFFFFFFFFF:
         with nogil:
             heap_zero(C, off, size)
     heap_touch(C, off, size)
+    PR_POINT(C, POINT_BLOCK_CLAIMED)
     return off
 
 
@@ -599,7 +616,7 @@ cdef uint64_t alloc_guarded(uint64_t off, uint64_t size) except? 0xFFFFFFFFFFFFF
 
 
 cdef object full(uint64_t size, int error):
-    cdef uint64_t used = C.head.used_units * PR_UNIT
+    cdef uint64_t used = heap_used(C) * PR_UNIT
     cdef uint64_t total = C.head.n_units * PR_UNIT
     return ObjectStoreFullError(
         f"an object of {size} bytes does not fit: {used} of the store's {total} bytes are in use, "
@@ -671,6 +688,7 @@ cdef int store_value(uint64_t handle, object value, uint64_t flags, int whose,
     o.off = off
     o.size = total
     note_block(handle, off, total)
+    PR_POINT(C, POINT_PAYLOAD_WRITTEN)
     if count:
         flags |= OBJ_NESTED
         o.liable = <unsigned short>C.self
@@ -793,6 +811,7 @@ cdef object load_stored(ObjectID oid, pr_object *o, uint64_t s, bint writable):
     if s & OBJ_NESTED and not s & OBJ_ACKED and o.owner == C.self:
         # First look of the owner: take over the ids inside, so that the writer may let go.
         _contained[oid.handle] = nested_ids(o)
+        PR_POINT(C, POINT_NESTED_TAKEN)
         at_or64(&o.state, OBJ_ACKED)
         wake_process(C, o.liable)
     if s & OBJ_ERROR:
@@ -909,7 +928,7 @@ def object_stats():
     if _sweep is not None:
         _sweep()
     return {
-        "used": C.head.used_units * PR_UNIT,
+        "used": heap_used(C) * PR_UNIT,
         "total": C.head.n_units * PR_UNIT,
         "chunks": C.head.chunks_used,
         "interned": len(_interned),
@@ -938,9 +957,26 @@ def object_address(ObjectID oid):
     return place_of(object_at(C, oid.handle))
 
 
+cdef bint is_known(uint64_t handle):
+    """Whether this process holds an object, and not only its bit is set."""
+    return handle in _interned or views_hold(handle)
+
+
+cdef uint32_t private_ids():
+    """Ids of this process's that nobody else knows of."""
+    return _private_ids
+
+
+cdef list known_handles():
+    """Handles of the objects that this process has its bit in the records of."""
+    return list(_interned) + [h for h in _view_holds if h not in _interned and views_hold(h)]
+
+
 cdef int store_reset() except -1:
+    global _private_ids
     if shared().forget != NULL:
         shared().forget()
+    _private_ids = 0
     _interned.clear()
     _view_holds.clear()
     _contained.clear()

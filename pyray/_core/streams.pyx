@@ -21,6 +21,7 @@ from libc.string cimport memcpy
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport about_to_search
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.objects cimport alive, returns_of, seal, sealed, try_free
 from pyray._core.records cimport gen_in, gen_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
@@ -81,6 +82,7 @@ cdef class Writer:
         # From here to the seal nothing can fail.  Each step can be told from the record by whoever
         # clears up after our death: see settle_stream.
         at_store64(&self.t.cell, handle)
+        PR_POINT(C, POINT_CELL_ANNOUNCED)
         o = object_at(C, handle)
         (<pr_cell *>o.data).index = self.index + 1
         o.task = self.task
@@ -109,6 +111,7 @@ cdef class Writer:
             at_store64(&self.t.cell, 0)
             abandon(C, handle)
             return 0
+        PR_POINT(C, POINT_CELL_SEALED)
         at_store64(&self.returns[0], handle)
         self.index += 1
         self.t.produced = self.index

@@ -33,6 +33,7 @@ cdef bytes current_base()
 cdef bint holds_for_others()
 cdef bint holds_arrays()
 cdef int hold_for_task(uint64_t handle, list ids) except -1
+cdef set tasks_to_free()
 cdef void sweep_too(object more)
 cdef object submit(Target f, tuple args, dict kwargs, Mailbox box)
 cdef object failed_call(Target f, uint64_t error, object instead)

@@ -18,6 +18,7 @@ from pyray._core.generators cimport new_generator
 from pyray._core.heap cimport heap_free, heap_reset, heap_trim
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
+from pyray._core.points cimport *
 from pyray._core.mailboxes cimport box_push
 from pyray._core.objects cimport (
     alive, await_object, deps_of, enqueue, returns_of, sealed, task_ready,
@@ -222,10 +223,25 @@ def sweep():
     if _sweep_more is not None:
         _sweep_more()
     heap_trim(C)
+    if at_load_relaxed32(&C.dispatch.audit) != C.me.audit_number:
+        answer_audit()
     return len(_held) + (1 if has_duties() or holds_for_readers() else 0)
 
 
 set_sweep(sweep)
+
+
+cdef int answer_audit() except -1:
+    # Imported where somebody asks, which hardly ever happens outside of tests.
+    from pyray._core.audit import answer
+    answer()
+    return 0
+
+
+cdef set tasks_to_free():
+    """Handles of the tasks that this process frees the records of."""
+    cdef Held held
+    return {held.handle for held in _held}
 
 
 def sweep_idly():
@@ -564,6 +580,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
             raise mailbox_full()
     elif f.shape == 0:
         at_store_release64(&t.state, (at_load_relaxed64(&t.state) & ~<uint64_t>0xFF) | TASK_READY)
+        PR_HOT_POINT(C, POINT_SUBMITTED)
         if not queue_push(C, handle, t.depth):
             take_back(handle, t, ids)
             raise OutOfRecordsError("this process's queue of ready tasks is full (8 million); "

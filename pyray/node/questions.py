@@ -38,6 +38,11 @@ class Questions:
         return self._cpu.held
 
     @property
+    def wanted_tokens(self) -> int:
+        """How many more tokens it wants."""
+        return self._cpu.want
+
+    @property
     def deferring(self) -> bool:
         """Whether a task is kept waiting only by `FastDemand`, which must hence be kept true."""
         return self._deferring

@@ -124,6 +124,7 @@ class Shell:
         self.sweeps = 0
         self.ended = False
         self.fast_blocked = 0
+        self.short_since = 0.0  # since when fewer tokens are asked for than the scheduler wants
         self.released = False
         self.crash: tuple[int, str, str | None, int | None] = (0, "ended", None, None)
         self.forced = False  # that worker was killed to cancel its task
@@ -186,7 +187,7 @@ class Shell:
             timeout = -1.0
             if self._needs_ticks():
                 timeout = max(0.0, next_tick - time.monotonic())
-            turn = self.scheduler.deferring or control.wanted_tokens() > 0
+            turn = self.scheduler.deferring or self.scheduler.wanted_tokens > 0
             if turn:
                 timeout = TURN_SECONDS
             if self.cancels.busy:
@@ -566,6 +567,12 @@ class Shell:
             return names_of(self.actors, self.past)
         return {number: dict(key[0]) for key, number in self.shapes.items()}
 
+    def call_validate(self, number: int) -> Any:
+        """Whether the books are in order: see `pyray.accounting`."""
+        from pyray.node import books
+
+        return books.validate(self, number)
+
     def call_task_name(self, task: int) -> str:
         """What a task runs."""
         return self.name_of(task)
@@ -667,6 +674,7 @@ class Shell:
         self.actors.look()
         self._count_tokens()
         self._collect_tokens()
+        self._renew_wish()
         if control.take_spawn_request():
             if control.idle_workers():
                 control.look_again()
@@ -745,6 +753,17 @@ class Shell:
         extra = control.token_counts()[1] - self.scheduler.held_tokens
         if extra > 0:
             self.feed(m.TokensAcquired(extra))
+
+    def _renew_wish(self) -> None:
+        """Who hands a token in counts it off the wish first, and may be stopped before it comes."""
+        wanted, now = self.scheduler.wanted_tokens, time.monotonic()
+        if control.wanted_tokens() >= wanted:
+            self.short_since = 0.0
+        elif not self.short_since:
+            self.short_since = now
+        elif now - self.short_since > STUCK_SECONDS:
+            self.short_since = 0.0
+            control.want_tokens(wanted)
 
     def _collect_tokens(self) -> None:
         """Take free tokens for what the scheduler wants; workers hand in others between tasks."""
@@ -1006,6 +1025,9 @@ class Shell:
                 self.shortage = worker.shortage
                 self.feed(m.TaskLost(task, started, view[1], view[2]))
                 self.shortage = None
+        # It may have promised the node a token that it did not come to hand over.
+        self._count_tokens()
+        control.want_tokens(self.scheduler.wanted_tokens)
         control.wake_everyone()
         self.look()
 
