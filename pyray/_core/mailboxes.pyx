@@ -32,6 +32,12 @@ cdef inline uint64_t *segment(Ctx *c, uint32_t slot) noexcept nogil:
     return <uint64_t *>(c.records + <uint64_t>slot * PR_GRANULE)
 
 
+cdef inline void reuse(Ctx *c, uint32_t slot) noexcept nogil:
+    """Begin to write to a segment.  Not before others can see that it is no more what it was: see
+    entry_at.  (A plain store may come before the last one to `first` on ARM.)"""
+    at_store_release64(segment(c, slot), 0)
+
+
 cdef bint actor_is(Ctx *c, uint64_t actor) noexcept nogil:
     """Whether the entry is still this actor's."""
     return gen_of(at_load64(&actor_at(c, actor).state)) == gen_in(actor)
@@ -58,7 +64,7 @@ cdef bint box_room(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own) noexc
         if slot == 0:
             return False
         k += 1
-        segment(c, slot)[0] = 0
+        reuse(c, slot)
         own.oldest = k
         own.count = 1
         own.slot[k % MAX_SEGMENTS] = slot
@@ -80,7 +86,7 @@ cdef bint box_room(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own) noexc
     slot = segment_new(c)
     if slot == 0:
         return False
-    segment(c, slot)[0] = 0
+    reuse(c, slot)
     at_store64(&segment(c, own.slot[(k - 1) % MAX_SEGMENTS])[0], slot)
     own.slot[k % MAX_SEGMENTS] = slot
     own.count += 1
@@ -398,8 +404,8 @@ cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
                 or (at_load32(&a.released) and nothing_left(c, r)) or now_ns() >= end):
             at_store32(&c.me.parked, 0)
             return call
-        c.me.parked_on = cpu_here()
-        c.me.cpu = 0
+        at_store_relaxed32(&c.me.parked_on, cpu_here())
+        at_store_relaxed32(&c.me.cpu, 0)
         futex_wait(&c.me.wake, seen, end - now_ns())
-        c.me.cpu = cpu_here()
+        at_store_relaxed32(&c.me.cpu, cpu_here())
         at_store32(&c.me.parked, 0)

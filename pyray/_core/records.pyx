@@ -121,7 +121,7 @@ cdef bint adopt_chunk(Ctx *c, Slots *s) noexcept nogil:
     if used > c.head.n_chunks:
         used = <uint32_t>c.head.n_chunks
     for i in range(1, used):
-        if c.chunks[i].owner == 0 and c.chunks[i].kind == s.kind:
+        if at_load32(&c.chunks[i].owner) == 0 and at_load32(&c.chunks[i].kind) == s.kind:
             if at_cas32(&c.chunks[i].owner, 0, c.self + 1):
                 if not add_chunk(s, i):
                     at_store32(&c.chunks[i].owner, 0)
@@ -141,8 +141,9 @@ cdef bint new_chunk(Ctx *c, Slots *s) noexcept nogil:
         return False
     if not add_chunk(s, i):
         return False
-    c.chunks[i].kind = s.kind
+    # The kind last: with one, and no owner, it would be up for adoption.
     at_store32(&c.chunks[i].owner, c.self + 1)
+    at_store32(&c.chunks[i].kind, s.kind)
     if s.n_chunks > FIRST_CHUNKS:
         pyray_make_pages(arena(), <size_t>(c.payload - c.records)
                          - <size_t>i * PR_CHUNK_BYTES, PR_CHUNK_BYTES)
@@ -172,7 +173,7 @@ cdef uint32_t take(Ctx *c, Slots *s) noexcept nogil:
 cdef void give(Ctx *c, Slots *s, uint32_t slot) noexcept nogil:
     cdef pr_chunk *k = &c.chunks[slot // PR_CHUNK_GRANULES]
     cdef uint32_t at = slot % PR_CHUNK_GRANULES
-    if k.owner != c.self + 1 or not push(s, slot):
+    if at_load_relaxed32(&k.owner) != c.self + 1 or not push(s, slot):
         at_or64(&k.free_bits[at // 64], <uint64_t>1 << (at % 64))
 
 
@@ -181,6 +182,7 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil:
     cdef uint32_t slot
     cdef pr_object *o
     cdef uint32_t gen
+    cdef int w
     cdef uint64_t s
     while True:
         slot = take(c, &_objects)
@@ -193,9 +195,11 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil:
         if (s & 0xFF) == OBJ_FREE and at_cas64(&o.state, s, (<uint64_t>gen << PR_GEN_SHIFT)
                                                | OBJ_FREEING):
             break
-    o.holders[0] = o.holders[1] = o.holders[2] = o.holders[3] = 0
-    o.dependents = 0
-    o.waiter = 0
+    # Atomic, for who has sealed or let go of the slot's last object may look at these once more.
+    for w in range(4):
+        at_store_relaxed64(&o.holders[w], 0)
+    at_store_relaxed64(&o.dependents, 0)
+    at_store_relaxed32(&o.waiter, 0)
     o.owner = <unsigned short>c.self
     o.liable = 0
     o.task = 0
