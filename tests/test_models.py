@@ -74,7 +74,7 @@ BROKEN = [
     (objects.waiting, {"broken": "parked without a look"}),
     (objects.waiting, {"broken": "waiter before the seal"}),
     (objects.waiting, {"broken": "events read late"}),
-    # As it was: now and then a wait for several objects took 0.1 s longer than it needed.
+    # As it once was: a wait for several objects could take 0.1 s longer than it had to.
     (objects.waiting, {"broken": "asleep on the events"}),
     (objects.dependents, {"broken": "no second look"}),
     (objects.dependents, {"broken": "ready without swap"}),
