@@ -31,15 +31,16 @@ made = [
         extra_compile_args=flags, extra_link_args=wish["link"], depends=wish["depends"])
     for name, source, flags in wish["modules"]
 ]
-made = cythonize(made, build_dir=wish["build"] + "/c", include_path=[wish["root"]], quiet=True, emit_linenums=True,
-    compiler_directives=dict(language_level=3, boundscheck=False, wraparound=False,
-    initializedcheck=False, cdivision=True))
+made = cythonize(made, build_dir=wish["build"] + "/c", include_path=[wish["root"]], quiet=True,
+    emit_linenums=True, compiler_directives=dict(language_level=3, boundscheck=False,
+    wraparound=False, initializedcheck=False, cdivision=True))
 for extension in made:
     # What is a process's own becomes a thread's own; but for CONSTANTS.
     if extension.name.rpartition(".")[2] in wish["thread_local"]:
         with open(extension.sources[0]) as f:
             text = f.read()
-        new = re.sub(r"^static (?!__thread|PyObject|[^;]*_[A-Z]{2,})([^()\\n]*\\b__pyx_v_\\w+(\\[\\w+\\])*(\\s=[^\\n;]*)?;)",
+        new = re.sub(r"^static (?!__thread|PyObject|[^;]*_[A-Z]{2,})"
+                     r"([^()\\n]*\\b__pyx_v_\\w+(\\[\\w+\\])*(\\s=[^\\n;]*)?;)",
                      r"static __thread \\1", text, flags=re.M)
         if new != text:
             with open(extension.sources[0], "w") as f:
@@ -76,8 +77,8 @@ def build(
     core in it, and the driver as a module named like its file.
 
     `instrument`: flags of the core's modules only. `thread_local`: modules whose variables each
-    thread is to have for itself, as each process does. `edit(name, text)`: what a header of the core
-    is to say instead.
+    thread is to have for itself, as each process does. `edit(name, text)`: what a header of the
+    core is to say instead.
     """
     import json
 

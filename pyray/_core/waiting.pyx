@@ -228,9 +228,9 @@ cdef void sleep_on(pr_waiter *w, int64_t until, bint patient) noexcept nogil:
         if left <= 0:
             return
         at_store32(&w.parked, 1)
-        # After the announcement: who counts on before it is seen here, who does so after it looks at
-        # `parked`.  We sleep on that word and not on `events`: whoever takes it back may have meant
-        # an earlier round, and nobody else would wake us then.
+        # After the announcement: who counts on before it is seen here, who does so after it looks
+        # at `parked`.  We sleep on that word and not on `events`: whoever takes it back may have
+        # meant an earlier round, and nobody else would wake us then.
         if <int>(at_load32(&w.events) - w.target) >= 0:
             at_store32(&w.parked, 0)
             return

@@ -317,7 +317,7 @@ cdef void mutate_tokens(uint8_t *buf, uint32_t n) noexcept nogil:
     """Change tokens, where the buffers lie, or what an op says; and keep the rest in step."""
     cdef int64_t start, size, word
     cdef uint32_t at
-    cdef int a, b, what = below(4)
+    cdef int a, b, _, what = below(4)
     if n < <uint32_t>_batch.size + 64:
         return
     if what == 0:
@@ -325,7 +325,7 @@ cdef void mutate_tokens(uint8_t *buf, uint32_t n) noexcept nogil:
         memcpy(&size, buf + _batch.buffers + 16 * BUF_TYPES + 8, 8)
         if size <= 0 or start < 0 or start > n - _batch.size or size > n - _batch.size - start:
             return
-        for a in range(1 + below(3)):
+        for _ in range(1 + below(3)):
             buf[_batch.size + start + below(min(size, 64))] = <uint8_t>below(TK_COUNT)
         if rnd() & 1:
             memcpy(&word, buf + _batch.length, 8)
@@ -357,12 +357,12 @@ cdef void mutate_tokens(uint8_t *buf, uint32_t n) noexcept nogil:
 cdef uint32_t mutate(uint8_t *buf, uint32_t n, const uint8_t *other, uint32_t m,
                      int target) noexcept nogil:
     """Change the input; its new length."""
-    cdef uint32_t low = 0, at, to, size, rounds
+    cdef uint32_t low = 0, at, to, size, _
     cdef int what
     if target == STORE or target == WRITABLE:
         # Before that everything must be as it was written.
         low = <uint32_t>_batch.body_length
-    for rounds in range(1 + below(1 << below(4))):
+    for _ in range(1 + below(1 << below(4))):
         if n <= low + 1:
             break
         what = below(16)
@@ -419,11 +419,11 @@ cdef bint mirror(uint8_t *buf, uint32_t n) noexcept nogil:
     """Put in the place of something that was compared what it was compared to."""
     cdef uint64_t *pairs
     cdef uint32_t count = cover_pairs(&pairs)
-    cdef uint32_t i, at, tries
+    cdef uint32_t i, at, _
     cdef uint64_t word
     if n < 8:
         return False
-    for tries in range(4):
+    for _ in range(4):
         if count == 0:
             return False
         i = below(count)

@@ -1,11 +1,11 @@
 """A coverage-guided fuzzer for what reads values: `make fuzz`, or `python tests/fuzz/run.py -h`.
 
 Builds the decoder's modules once more, under build/fuzz, with AddressSanitizer, UBSan and gcc's
-coverage hooks (nothing that a compiler alone does not bring: no libFuzzer, no AFL).  `fuzz_driver.pyx`
-mutates and decodes, in a forked child for each batch, so that a crash costs the batch and no more:
-the input that did it stands in shared memory.  New coverage joins the corpus in build/fuzz/corpus,
-findings are made smaller and put into build/fuzz/findings; what has been mended moves on to
-tests/fuzz/cases, which the short suite decodes.
+coverage hooks (nothing that a compiler alone does not bring: no libFuzzer, no AFL).
+`fuzz_driver.pyx` mutates and decodes, in a forked child for each batch, so that a crash costs the
+batch and no more: the input that did it stands in shared memory.  New coverage joins the corpus in
+build/fuzz/corpus, findings are made smaller and put into build/fuzz/findings; what has been mended
+moves on into tests/fuzz/cases.zip, which the short suite decodes.
 
 The child cannot unpickle, import, or look up anything but a few names of its own: see `prepare`.
 """
@@ -30,7 +30,7 @@ from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import sanitized
+import sanitized  # noqa: E402
 
 BUILD = sanitized.ROOT / "build" / "fuzz"
 # The decoder, and what it stands on.
@@ -89,7 +89,7 @@ class Run:
         self.batches = 0
 
     def _read(self) -> list[bytes]:
-        folders = [BUILD / "seeds" / self.format, HERE / "cases" / self.format, self.folder]
+        folders = [BUILD / "seeds" / self.format, self.folder]
         files = [f for folder in folders if folder.is_dir() for f in sorted(folder.iterdir())]
         return [f.read_bytes() for f in files] or [b"seed", bytes(64)]
 
@@ -186,7 +186,7 @@ class Run:
             return status != 0 and self.signature(status) == what
 
         if not data or not same(data):
-            return data     # it took the batch to get there
+            return data  # it took the batch to get there
         for _ in range(400):
             made = bytearray(data)
             at = rng.randrange(len(made))

@@ -13,6 +13,7 @@ from typing import Any
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
+
 from pyray._core import serializer
 
 LARGEST = 6000

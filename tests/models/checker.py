@@ -17,8 +17,9 @@ results that led there, and what it does next is remembered.
 
 Memory orders, by the names of `atomics.h`:
 
-- "tso", x86-64: plain, relaxed and release stores stand in a queue of the process's, from which they
-  reach memory later, in order.  `store` (sequentially consistent) and read-modify-writes empty it.
+- "tso", x86-64: plain, relaxed and release stores stand in a queue of the process's, from which
+  they reach memory later, in order.  `store` (sequentially consistent) and read-modify-writes empty
+  it.
 - "weak", a part of what ARM may do besides: relaxed stores leave the queue in any order; `store`
   stands in the queue too, until the next `load` (but not `load_relaxed`), behind all before it.
   Loads are not reordered with one another.
@@ -95,7 +96,7 @@ def wake(name: str) -> Op:
 
 
 def until(condition: Callable[[Mapping[str, Any]], bool]) -> Op:
-    """Goes on once this holds: for what the model does not look into. ("crashed" names the dead.)"""
+    """Goes on once this holds: what the model does not look into. ("crashed" names the dead.)"""
     return ("until", condition)
 
 
@@ -127,8 +128,6 @@ class Model:
     finally_: Callable[[Mapping[str, Any], list[str]], bool] | None = None
     mortal: Iterable[str] = ()
     limit: int = 400_000
-
-
 
 
 class _Memory(Mapping[str, Any]):
@@ -263,7 +262,7 @@ def check(model: Model, order: str = "tso") -> int:
 
     while line:
         state = line.popleft()
-        memory, places, queues, asleep, dead = state
+        memory, places, _, _, dead = state
         view = _Memory(names, memory, dead)
         if model.always is not None:
             try:
@@ -278,9 +277,7 @@ def check(model: Model, order: str = "tso") -> int:
             if op is not None and op[0] == "failed":
                 raise trace(state, f"{who[i]}: {op[1]}")
         moved = False
-        for new, step, counts in _successors(
-            state, view, names, who, machines, mortal, order
-        ):
+        for new, step, counts in _successors(state, view, names, who, machines, mortal, order):
             moved = moved or counts
             if new not in came:
                 came[new] = (state, step)
@@ -295,7 +292,9 @@ def check(model: Model, order: str = "tso") -> int:
             if model.finally_ is not None:
                 try:
                     if model.finally_(view, sleepers) is False:
-                        raise trace(state, f"what must hold in the end does not; asleep: {sleepers}")
+                        raise trace(
+                            state, f"what must hold in the end does not; asleep: {sleepers}"
+                        )
                 except AssertionError as error:
                     if isinstance(error, Violation):
                         raise

@@ -6,8 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from checker import (
-    Model, Op, Process, add, and_, cas, load, load_relaxed, or_, sleep, store, store_relaxed,
-    store_release, wake,
+    Model,
+    Op,
+    Process,
+    add,
+    and_,
+    cas,
+    load,
+    or_,
+    sleep,
+    store,
+    store_relaxed,
+    store_release,
+    wake,
 )  # fmt: skip
 
 READY, CLAIMED = 2, 3
@@ -115,8 +126,8 @@ def segments(crash: bool = False, broken: str = "") -> Model:
     done; then they are full of other things. The actor finds each call under its number, or learns
     that it is done, and no chain of segments leads it astray.
 
-    `first` is (index, slot) of the oldest segment that is there; a segment's word 0 is the next one's
-    slot. With `crash` the caller dies anywhere, and the node closes its mailbox and gives its
+    `first` is (index, slot) of the oldest segment that is there; a segment's word 0 is the next
+    one's slot. With `crash` the caller dies anywhere, and the node closes its mailbox and gives its
     segments to others.
     """
     size, calls = 2, 7
@@ -220,6 +231,4 @@ def segments(crash: bool = False, broken: str = "") -> Model:
         processes["node"] = node
     else:
         processes["settle"] = second
-    return Model(
-        memory, processes, None, lambda m, asleep: True, ["caller"] if crash else ()
-    )
+    return Model(memory, processes, None, lambda m, asleep: True, ["caller"] if crash else ())

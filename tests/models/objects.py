@@ -7,8 +7,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from checker import (
-    Model, Process, add, and_, cas, load, load_relaxed, or_, sleep, store, store_relaxed,
-    store_release, until, wake, xchg,
+    Model,
+    Process,
+    add,
+    and_,
+    cas,
+    load,
+    load_relaxed,
+    or_,
+    sleep,
+    store,
+    store_relaxed,
+    store_release,
+    until,
+    wake,
+    xchg,
 )  # fmt: skip
 
 CREATED, SEALED, FREEING, OPEN = "created", "sealed", "freeing", "open"
@@ -371,8 +384,8 @@ def done_ring(broken: str = "") -> Model:
 
 
 def seal_open(broken: str = "") -> Model:
-    """A makes a shared array an object, if nobody else holds it; B, to whom A has given it, holds it
-    and writes to it as long as it is open. What is sealed nobody writes to."""
+    """A makes a shared array an object, if nobody else holds it; B, to whom A has given it, holds
+    it and writes to it as long as it is open. What is sealed nobody writes to."""
 
     def owner() -> Process:
         state = yield load("state")
@@ -401,15 +414,17 @@ def seal_open(broken: str = "") -> Model:
     def never_both(m: Mapping[str, Any]) -> bool:
         return not (m["writes"] and m["state"][0] == SEALED)
 
-    return Model({"state": (OPEN, 0), "bitsB": 0, "writes": 0}, {"A": owner, "B": other}, never_both)
+    return Model(
+        {"state": (OPEN, 0), "bitsB": 0, "writes": 0}, {"A": owner, "B": other}, never_both
+    )
 
 
 # ---- spilling: pin_place against move ----------------------------------------------------------
 
 
 def spilling(spillers: int = 1, readers: int = 2, broken: str = "") -> Model:
-    """Processes read an object while others move it to disk and give its old place to somebody else.
-    What a reader looks at, with its pin there, is the object as long as it looks.
+    """Processes read an object while others move it to disk and give its old place to somebody
+    else. What a reader looks at, with its pin there, is the object as long as it looks.
 
     `off`: (place, mover); the old place is "A", the copies "B1", "B2".
     """

@@ -10,8 +10,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from checker import (
-    Model, Op, Process, add, and_, cas, load, load_relaxed, or_, sleep, store, store_relaxed,
-    store_release, until, wake, xchg,
+    Model,
+    Op,
+    Process,
+    add,
+    and_,
+    cas,
+    load,
+    load_relaxed,
+    or_,
+    sleep,
+    store,
+    store_relaxed,
+    store_release,
+    until,
+    wake,
+    xchg,
 )  # fmt: skip
 
 READY, CLAIMED = 2, 3
@@ -30,6 +44,7 @@ def lanes(queued: tuple[int, ...] = (0, 0, 1), broken: str = "") -> Model:
 
     No task runs twice; and what is ready and queued in the end, a hint says so.
     """
+
     def append() -> Process:
         at = 0
         while at < len(queued):
@@ -274,8 +289,8 @@ def parking(tokens: int = 1, tasks: int = 1, broken: str = "") -> Model:
 
 
 def resuming(broken: str = "") -> Model:
-    """One token; a worker that gives it back, two that want one after a wait. Nobody sleeps while it
-    is free, and it is never two's."""
+    """One token; a worker that gives it back, two that want one after a wait. Nobody sleeps while
+    it is free, and it is never two's."""
 
     def wake_process(p: int) -> Process:
         yield turn(f"wake{p}")

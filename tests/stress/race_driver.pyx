@@ -19,12 +19,12 @@ from pyray._core.mailboxes cimport (
     Reader, Segments, box_push, next_call, reader_open, settle_all,
 )
 from pyray._core.objects cimport (
-    alive, await_object, deps_of, enqueue, hold, register_waiter, seal, sealed, task_ready, unhold,
+    await_object, deps_of, enqueue, hold, register_waiter, seal, sealed, task_ready, unhold,
     waiter_close, waiter_open,
 )
 from pyray._core.queues cimport queue_claim, queue_push, queues_reset
-from pyray._core.records cimport gen_in, object_new, records_reset, task_new, task_recycle
-from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
+from pyray._core.records cimport object_new, records_reset, task_new, task_recycle
+from pyray._core.shm cimport Ctx, get_ctx, mailbox_at, object_at, task_at
 
 from pyray._core import shm
 
@@ -344,8 +344,7 @@ cdef bint outstanding(Thread *t) noexcept nogil:
 def thread(uint32_t index, uint64_t ops, uint64_t seed):
     """Be process FIRST + index for so many steps; gives what was done."""
     cdef Thread *t = <Thread *>calloc(1, sizeof(Thread))
-    cdef pyray_arena shared_arena
-    cdef uint64_t i, what
+    cdef uint64_t _, what
     cdef uint32_t k
     cdef Box *b
     t.ctx = C[0]
@@ -363,7 +362,7 @@ def thread(uint32_t index, uint64_t ops, uint64_t seed):
         reader_open(&t.reader, (<uint64_t>1 << 32) | ACTOR, True)
         t.ctx.me.role = ROLE_WORKER
         at_store32(&t.ctx.me.status, PROC_ALIVE)
-        for i in range(ops):
+        for _ in range(ops):
             what = rnd(t) & 15
             if what < 5:
                 submit(t)
@@ -388,7 +387,8 @@ def thread(uint32_t index, uint64_t ops, uint64_t seed):
         for k in range(BOXES):
             b = &_boxes[k]
             # Whoever offered it takes it back; or lets go of what was taken.
-            if at_load_relaxed32(&b.giver) == t.ctx.self and (at_cas32(&b.state, 2, 0) or at_cas32(&b.state, 4, 0)):
+            if at_load_relaxed32(&b.giver) == t.ctx.self and (
+                    at_cas32(&b.state, 2, 0) or at_cas32(&b.state, 4, 0)):
                 unhold(&t.ctx, b.object)
         heap_trim(&t.ctx)
     made = {"ops": t.ops, "ran": t.ran, "calls": t.calls, "passed": t.passed, "full": t.full,

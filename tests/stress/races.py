@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import sanitized
+import sanitized  # noqa: E402
 
 MODULES = ["arena", "dispatch", "heap", "mailboxes", "objects", "queues", "records", "shm"]
 # Whose variables are private to a process: lists of free blocks, where the last scan ended.
