@@ -76,7 +76,7 @@ def build(
     """Make `folder`/lib, or bring it up to date: an empty package `pyray` with some modules of the
     core in it, and the driver as a module named like its file.
 
-    `instrument`: flags of the core's modules only. `thread_local`: modules whose variables each
+    `instrument`: more flags for the compiler. `thread_local`: modules whose variables each
     thread is to have for itself, as each process does. `edit(name, text)`: what a header of the
     core is to say instead.
     """
@@ -101,7 +101,7 @@ def build(
     wish = {
         "modules": [
             *[[f"pyray._core.{n}", str(CORE / f"{n}.pyx"), [*flags, *instrument]] for n in modules],
-            [driver.stem, str(driver), flags],
+            [driver.stem, str(driver), [*flags, *instrument]],
         ],
         "include": [str(headers)],
         "link": list(sanitize),
