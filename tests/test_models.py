@@ -88,6 +88,8 @@ BROKEN = [
 LARGE_BROKEN = [
     (queues.parking, {"tasks": 2, "broken": "goes on as searcher"}),
     (queues.parking, {"tokens": 2, "tasks": 2, "broken": "searcher wakes nobody"}),
+    # As it once was: of two tasks one could wait for the other's end, with a CPU free.
+    (queues.parking, {"tokens": 2, "tasks": 2, "broken": "back without a word"}),
 ]
 
 

@@ -427,6 +427,9 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
         set_bit(c.dispatch.idle, c.self)
         if ((queue_visible(c) and at_load32(&c.dispatch.searcher) == 0 and token_free(c))
                 or at_load32(&c.dispatch.stopping)) and clear_bit(c.dispatch.idle, c.self):
+            # As the searcher, who sees to it that what it leaves finds somebody: those who queued
+            # it may have relied on the last searcher, who was about to give up.
+            at_cas32(&c.dispatch.searcher, 0, c.self + 1)
             continue
         if end == 0:
             end = now_ns() + timeout_ns

@@ -253,6 +253,8 @@ def parking(tokens: int = 1, tasks: int = 1, broken: str = "") -> Model:
                         if free:
                             before = yield and_("idle", ~me)
                             if before & me:
+                                if broken != "back without a word":
+                                    yield cas("searcher", 0, me)
                                 continue
             while True:
                 yield store(f"parked{me}", 1)
