@@ -105,7 +105,8 @@ cdef uint32_t unfinished(Ctx *c, uint64_t actor, Segments *own, uint64_t index,
         if not plausible(c, entries[i]):
             continue
         s = at_load64(&task_at(c, entries[i]).state)
-        if (gen_of(s) != gen_in(entries[i]) or task_at(c, entries[i]).actor != actor
+        if (gen_of(s) != gen_in(entries[i])
+                or at_load_relaxed64(&task_at(c, entries[i]).actor) != actor
                 or (s & 0xFF) == TASK_DONE or (s & 0xFF) == TASK_FREE):
             continue
         n += 1
@@ -251,7 +252,7 @@ cdef uint64_t take(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
         if plausible(c, call):
             t = task_at(c, call)
             s = at_load64(&t.state)
-            if gen_of(s) == gen_in(call) and t.actor == r.actor:
+            if gen_of(s) == gen_in(call) and at_load_relaxed64(&t.actor) == r.actor:
                 if (s & 0xFF) == TASK_READY:
                     at_store64(&c.me.current, call)
                     if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
@@ -334,7 +335,8 @@ cdef void settle(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
         call = entry_at(c, row, &scan, at)
         if plausible(c, call):
             s = at_load64(&task_at(c, call).state)
-            if (gen_of(s) == gen_in(call) and task_at(c, call).actor == r.actor
+            if (gen_of(s) == gen_in(call)
+                    and at_load_relaxed64(&task_at(c, call).actor) == r.actor
                     and (s & 0xFF) != TASK_DONE and (s & 0xFF) != TASK_FREE):
                 break
         at += 1

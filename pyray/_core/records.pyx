@@ -233,7 +233,7 @@ cdef uint64_t task_new(Ctx *c) noexcept nogil:
         if (s & 0xFF) == TASK_FREE:
             t.submitter = <unsigned short>c.self
             t.ext_size = 0
-            t.actor = 0
+            at_store_relaxed64(&t.actor, 0)     # who settles a mailbox may look at it once more
             t.flags = 0
             t.stop = 0
             if at_cas64(&t.state, s, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW):

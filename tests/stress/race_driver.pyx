@@ -204,7 +204,7 @@ cdef void submit(Thread *t) noexcept nogil:
     task.ext = 0
     task.shape = 0
     task.depth = <unsigned short>(rnd(t) & 3)
-    task.actor = 0
+    at_store_relaxed64(&task.actor, 0)
     for i in range(PR_INLINE_ARGS):
         task.args[i] = <uint8_t>(number + i)
     if not call and rnd(t) & 3 == 0:
@@ -230,7 +230,7 @@ cdef void submit(Thread *t) noexcept nogil:
             work(t)
         return
     if call:
-        task.actor = (<uint64_t>1 << 32) | ACTOR
+        at_store_relaxed64(&task.actor, (<uint64_t>1 << 32) | ACTOR)
     at_store_release64(&task.state, (at_load_relaxed64(&task.state) & ~<uint64_t>0xFF) | TASK_READY)
     if call:
         while not box_push(c, mailbox_at(c, task.actor, c.self), task.actor, &t.own, handle):
