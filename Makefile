@@ -6,6 +6,9 @@
 #   make test-storm    the storms of docs/reliability.md in full size: half an hour
 #   make test-soak     ten minutes of mixed work    (PYRAY_SOAK_SECONDS=3600 for an hour)
 #   make test-root     attacks by other users, real cgroups, namespaces: as root
+#   make test-sanitize the tests with the core under AddressSanitizer and UBSan, in a copy of the tree
+#   make test-tsan     the core's queues, reference counts and allocators under ThreadSanitizer
+#   make fuzz          what reads values, under a coverage-guided fuzzer  (ARGS="--inputs 10000000")
 #   make check         linters, types, stubs            (make -k check: all of them, come what may)
 #   make format        let ruff format and fix what it can
 #   make docs          docs/api.md, from the docstrings
@@ -36,7 +39,7 @@ example_sources := $(wildcard examples/cython/cython_examples/*.pyx) \
 
 # An extension built for AddressSanitizer loads only into a process that began with its library.
 run := $(if $(findstring address,$(PYRAY_SANITIZE)),LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:$$ASAN_OPTIONS) $(python)
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1:$$ASAN_OPTIONS) $(python)
 
 # The requirements that pyproject.toml names, so that they stand in one place.
 needs = $$($(python) -c 'import tomllib; \
@@ -48,8 +51,8 @@ export PATH := $(bin):$(PATH)
 # Nor PYTHONDONTWRITEBYTECODE: each of the tests starts processes that would all compile anew.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-storm test-soak test-root check docs format bench bench-peers clean distclean FORCE \
-	check-ruff check-format check-cython check-stubs check-types
+.PHONY: demo test test-slow test-storm test-soak test-root test-sanitize test-tsan fuzz check docs \
+	format bench bench-peers clean distclean FORCE check-ruff check-format check-cython check-stubs check-types
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -75,10 +78,32 @@ test-storm: $(stamps)/core $(stamps)/needs-test
 test-soak: $(stamps)/core $(stamps)/needs-test
 	$(say) "soaking"
 	@$(run) -m pytest -q -m soak --timeout 14400 -o faulthandler_timeout=0 $(ARGS)
+
 # As root with an environment that `make test` has made: sudo make test-root.
 test-root: $(stamps)/core $(stamps)/needs-test
 	$(say) "running the tests that need root"
 	@$(python) -m pytest -q -m root $(ARGS)
+
+# In a copy, since the core is built in place: the tree's own stays the release one. Everything takes
+# about four times as long.
+test-sanitize:
+	$(say) "copying the tree to build/sanitize, for a build under AddressSanitizer and UBSan"
+	@mkdir -p build/sanitize
+	@tar -c --exclude=./build --exclude='./.venv*' --exclude='*.so' --exclude=./.git . \
+		| tar -x -C build/sanitize
+	@PYRAY_SLOWNESS=6 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+		$(MAKE) --no-print-directory -C build/sanitize VENV=$(CURDIR)/.venv-sanitize \
+		PYRAY_SANITIZE=address,undefined TEST_LIMIT=14400 ARGS="--timeout 600 $(ARGS)" test
+
+test-tsan: $(stamps)/needs-build
+	$(say) "running the core's lock-free code under ThreadSanitizer"
+	@$(python) tests/stress/races.py $(ARGS)
+	$(say) "and a variant whose compare-and-swaps order nothing: it must be reported"
+	@$(python) tests/stress/races.py --broken --ops 20000
+
+fuzz: $(stamps)/needs-build $(stamps)/needs-test
+	$(say) "fuzzing what reads values"
+	@$(python) tests/fuzz/run.py $(ARGS)
 
 check: check-ruff check-format check-cython check-stubs check-types
 
@@ -182,4 +207,4 @@ clean:
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-peers .venv-sanitize

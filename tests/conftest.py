@@ -112,6 +112,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     stacks.clear()
 
 
+def limit(marker: pytest.Mark | None) -> float:
+    """A test's time limit in seconds."""
+    return float(marker.args[0] if marker else TEST_SECONDS) * helpers.SLOWNESS
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Say which tests are not run here for want of root, and why.
 
@@ -127,14 +132,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         marker = item.get_closest_marker("seconds")
         if marker and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(marker.args[0] + GRACE_SECONDS))
+            item.add_marker(pytest.mark.timeout(limit(marker) + GRACE_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     marker = item.get_closest_marker("seconds")
     assert _watchdog is not None
-    _watchdog.set(item.nodeid, marker.args[0] if marker else TEST_SECONDS)
+    _watchdog.set(item.nodeid, limit(marker))
     try:
         return (yield)
     finally:

@@ -16,12 +16,18 @@ from typing import Any
 
 LIMIT = 20.0
 
+# How much longer everything may take: the core under a sanitizer, say, is several times slower.
+SLOWNESS = float(os.environ.get("PYRAY_SLOWNESS", "1"))
+
+# AddressSanitizer needs address space by the terabyte: nothing runs under it that limits that.
+UNDER_ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
+
 
 def wait_until(
     condition: Callable[[], Any], seconds: float = LIMIT, what: str = "the condition"
 ) -> Any:
     """Poll until the condition holds; returns what it gave. Fails after so many seconds."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOWNESS
     pause = 0.0005
     while True:
         value = condition()
@@ -40,7 +46,7 @@ def patience(seconds: float) -> float:
     """
     load, _, _, entities, _ = pathlib.Path("/proc/loadavg").read_text().split()
     wanting = max(float(load), float(entities.split("/")[0]))  # the first lags behind by a minute
-    return seconds * min(10.0, 1 + wanting / len(os.sched_getaffinity(0)))
+    return seconds * SLOWNESS * min(10.0, 1 + wanting / len(os.sched_getaffinity(0)))
 
 
 class Gate:

@@ -23,6 +23,8 @@
     static inline T at_load_relaxed##S(const T *p)                                               \
     { return __atomic_load_n(p, __ATOMIC_RELAXED); }                                             \
     static inline void at_store##S(T *p, T v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }      \
+    static inline void at_store_relaxed##S(T *p, T v)                                            \
+    { __atomic_store_n(p, v, __ATOMIC_RELAXED); }                                                \
     static inline void at_store_release##S(T *p, T v)                                            \
     { __atomic_store_n(p, v, __ATOMIC_RELEASE); }                                                \
     static inline T at_xchg##S(T *p, T v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }\

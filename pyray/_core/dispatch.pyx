@@ -318,7 +318,7 @@ cdef bint alone_on_cpu(Ctx *c) noexcept nogil:
     """Whether spinning makes sense: not if another process of ours, which may be the very one that
     is waited for, was last seen on this CPU."""
     cdef uint32_t p, here = cpu_here()
-    c.me.cpu = here
+    at_store_relaxed32(&c.me.cpu, here)
     for p in range(at_load_relaxed32(&c.head.procs_high)):
         if p != c.self and at_load_relaxed32(&c.procs[p].cpu) == here:
             return False
@@ -388,10 +388,10 @@ cdef void next_assigned(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
         if left <= 0 or at_load32(&c.dispatch.sweep) != sweep:
             return
         at_store32(&c.me.parked, 1)
-        c.me.parked_on = cpu_here()
-        c.me.cpu = 0
+        at_store_relaxed32(&c.me.parked_on, cpu_here())
+        at_store_relaxed32(&c.me.cpu, 0)
         futex_wait(&c.me.wake, seen, left)
-        c.me.cpu = cpu_here()
+        at_store_relaxed32(&c.me.cpu, cpu_here())
         at_store32(&c.me.parked, 0)
 
 
@@ -439,6 +439,9 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
         set_bit(c.dispatch.idle, c.self)
         if ((queue_visible(c) and at_load32(&c.dispatch.searcher) == 0 and token_free(c))
                 or at_load32(&c.dispatch.stopping)) and clear_bit(c.dispatch.idle, c.self):
+            # As the searcher, who sees to it that what it leaves finds somebody: those who queued
+            # it may have relied on the last searcher, who was about to give up.
+            at_cas32(&c.dispatch.searcher, 0, c.self + 1)
             continue
         if end == 0:
             end = now_ns() + timeout_ns
@@ -449,10 +452,10 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
                     return 0
                 left = RESUME_RETRY_NS      # somebody took the bit: the wake-up is on its way
             at_store32(&c.me.parked, 1)
-            c.me.parked_on = cpu_here()
-            c.me.cpu = 0
+            at_store_relaxed32(&c.me.parked_on, cpu_here())
+            at_store_relaxed32(&c.me.cpu, 0)
             futex_wait(&c.me.wake, seen, left)
-            c.me.cpu = cpu_here()
+            at_store_relaxed32(&c.me.cpu, cpu_here())
             at_store32(&c.me.parked, 0)
             if at_load32(&c.me.wake) != seen or at_load64(&c.me.assigned):
                 break

@@ -391,7 +391,8 @@ cdef Pending enter(ObjectID oid, object future, object loop):
     p.counted = count_in(&p.handle, 1)
     if b.asleep:
         at_add32(&C.me.waiter[PR_BRIDGE].events, 1)
-        futex_wake(&C.me.waiter[PR_BRIDGE].events, 1)
+        at_store32(&C.me.waiter[PR_BRIDGE].parked, 0)
+        futex_wake(&C.me.waiter[PR_BRIDGE].parked, 1)
     return p
 
 

@@ -124,7 +124,7 @@ cdef bint claim_run(Ctx *c, uint64_t first, uint64_t n, uint32_t word,
                     uint64_t *conflict) noexcept nogil:
     cdef uint64_t i, k
     for i in range(first, first + n):
-        if c.units[i] != 0 or not at_cas32(&c.units[i], 0, word):
+        if at_load_relaxed32(&c.units[i]) != 0 or not at_cas32(&c.units[i], 0, word):
             for k in range(first, i):
                 at_store_release32(&c.units[k], 0)
             conflict[0] = i

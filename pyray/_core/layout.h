@@ -205,9 +205,9 @@ typedef struct {
 } pr_dispatch;
 
 typedef struct {
-    uint32_t events;   /* futex; +1 by whoever seals an object that names this waiter */
+    uint32_t events;   /* +1 by whoever seals an object that names this waiter */
     uint32_t target;   /* owner: wake me when events - target >= 0 (signed) */
-    uint32_t parked;   /* owner: inside futex_wait */
+    uint32_t parked;   /* futex; owner: 1 inside futex_wait, whoever wakes it: 0 */
     uint32_t active;   /* owner: in use */
     uint64_t pad[6];
 } pr_waiter;

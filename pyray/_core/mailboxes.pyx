@@ -33,6 +33,12 @@ cdef inline uint64_t *segment(Ctx *c, uint32_t slot) noexcept nogil:
     return <uint64_t *>(c.records + <uint64_t>slot * PR_GRANULE)
 
 
+cdef inline void reuse(Ctx *c, uint32_t slot) noexcept nogil:
+    """Begin to write to a segment.  Not before others can see that it is no more what it was: see
+    entry_at.  (A plain store may come before the last one to `first` on ARM.)"""
+    at_store_release64(segment(c, slot), 0)
+
+
 cdef bint actor_is(Ctx *c, uint64_t actor) noexcept nogil:
     """Whether the entry is still this actor's."""
     return gen_of(at_load64(&actor_at(c, actor).state)) == gen_in(actor)
@@ -59,7 +65,7 @@ cdef bint box_room(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own) noexc
         if slot == 0:
             return False
         k += 1
-        segment(c, slot)[0] = 0
+        reuse(c, slot)
         own.oldest = k
         own.count = 1
         own.slot[k % MAX_SEGMENTS] = slot
@@ -82,7 +88,7 @@ cdef bint box_room(Ctx *c, pr_mailbox *row, uint64_t actor, Segments *own) noexc
     slot = segment_new(c)
     if slot == 0:
         return False
-    segment(c, slot)[0] = 0
+    reuse(c, slot)
     at_store64(&segment(c, own.slot[(k - 1) % MAX_SEGMENTS])[0], slot)
     own.slot[k % MAX_SEGMENTS] = slot
     own.count += 1
@@ -101,7 +107,8 @@ cdef uint32_t unfinished(Ctx *c, uint64_t actor, Segments *own, uint64_t index,
         if not plausible(c, entries[i]):
             continue
         s = at_load64(&task_at(c, entries[i]).state)
-        if (gen_of(s) != gen_in(entries[i]) or task_at(c, entries[i]).actor != actor
+        if (gen_of(s) != gen_in(entries[i])
+                or at_load_relaxed64(&task_at(c, entries[i]).actor) != actor
                 or (s & 0xFF) == TASK_DONE or (s & 0xFF) == TASK_FREE):
             continue
         n += 1
@@ -248,7 +255,7 @@ cdef uint64_t take(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
         if plausible(c, call):
             t = task_at(c, call)
             s = at_load64(&t.state)
-            if gen_of(s) == gen_in(call) and t.actor == r.actor:
+            if gen_of(s) == gen_in(call) and at_load_relaxed64(&t.actor) == r.actor:
                 if (s & 0xFF) == TASK_READY:
                     at_store64(&c.me.current, call)
                     if at_cas64(&t.state, s, (s & PR_KEEP_ATTEMPT) | TASK_CLAIMED
@@ -332,7 +339,8 @@ cdef void settle(Ctx *c, Reader *r, uint32_t p) noexcept nogil:
         call = entry_at(c, row, &scan, at)
         if plausible(c, call):
             s = at_load64(&task_at(c, call).state)
-            if (gen_of(s) == gen_in(call) and task_at(c, call).actor == r.actor
+            if (gen_of(s) == gen_in(call)
+                    and at_load_relaxed64(&task_at(c, call).actor) == r.actor
                     and (s & 0xFF) != TASK_DONE and (s & 0xFF) != TASK_FREE):
                 break
         at += 1
@@ -402,8 +410,8 @@ cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
                 or (at_load32(&a.released) and nothing_left(c, r)) or now_ns() >= end):
             at_store32(&c.me.parked, 0)
             return call
-        c.me.parked_on = cpu_here()
-        c.me.cpu = 0
+        at_store_relaxed32(&c.me.parked_on, cpu_here())
+        at_store_relaxed32(&c.me.cpu, 0)
         futex_wait(&c.me.wake, seen, end - now_ns())
-        c.me.cpu = cpu_here()
+        at_store_relaxed32(&c.me.cpu, cpu_here())
         at_store32(&c.me.parked, 0)

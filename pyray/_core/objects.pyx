@@ -265,7 +265,7 @@ cdef void bump(pr_proc *p, pr_waiter *w, uint32_t by) noexcept nogil:
     if (<int>(n - at_load32(&w.target)) >= 0 and at_load32(&w.parked)
             and at_cas32(&w.parked, 1, 0)):
         expect_here(p)
-        futex_wake(&w.events, 1)
+        futex_wake(&w.parked, 1)
 
 
 cdef void bump_all(Ctx *c, uint32_t by) noexcept nogil:

@@ -123,7 +123,8 @@ cdef bint adopt_chunk(Ctx *c, Slots *s) noexcept nogil:
     if used > c.head.n_chunks:
         used = <uint32_t>c.head.n_chunks
     for i in range(1, used):
-        if c.chunks[i].owner or (c.chunks[i].kind != s.kind and c.chunks[i].kind != KIND_NONE):
+        kind = at_load32(&c.chunks[i].kind)
+        if at_load32(&c.chunks[i].owner) or (kind != s.kind and kind != KIND_NONE):
             continue
         if not at_cas32(&c.chunks[i].owner, 0, c.self + 1):
             continue
@@ -192,7 +193,7 @@ cdef uint32_t take(Ctx *c, Slots *s) noexcept nogil:
 cdef void give(Ctx *c, Slots *s, uint32_t slot) noexcept nogil:
     cdef pr_chunk *k = &c.chunks[slot // PR_CHUNK_GRANULES]
     cdef uint32_t at = slot % PR_CHUNK_GRANULES
-    if k.owner != c.self + 1 or not push(s, slot):
+    if at_load_relaxed32(&k.owner) != c.self + 1 or not push(s, slot):
         at_or64(&k.free_bits[at // 64], <uint64_t>1 << (at % 64))
 
 
@@ -201,6 +202,7 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil:
     cdef uint32_t slot
     cdef pr_object *o
     cdef uint32_t gen
+    cdef int w
     cdef uint64_t s
     while True:
         slot = take(c, &_objects)
@@ -214,9 +216,11 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil:
                                                | OBJ_EMPTY | PR_BY(c.self)):
             break
     PR_HOT_POINT(c, POINT_RECORD_TAKEN)
-    o.holders[0] = o.holders[1] = o.holders[2] = o.holders[3] = 0
-    o.dependents = 0
-    o.waiter = 0
+    # Atomic, for who has sealed or let go of the slot's last object may look at these once more.
+    for w in range(4):
+        at_store_relaxed64(&o.holders[w], 0)
+    at_store_relaxed64(&o.dependents, 0)
+    at_store_relaxed32(&o.waiter, 0)
     o.owner = <unsigned short>c.self
     o.liable = 0
     o.task = 0
@@ -251,7 +255,7 @@ cdef uint64_t task_new(Ctx *c) noexcept nogil:
         if (s & 0xFF) == TASK_FREE:
             t.submitter = <unsigned short>c.self
             t.ext_size = 0
-            t.actor = 0
+            at_store_relaxed64(&t.actor, 0)     # who settles a mailbox may look at it once more
             t.flags = 0
             t.stop = 0
             if at_cas64(&t.state, s, (<uint64_t>gen << PR_GEN_SHIFT) | TASK_NEW):

@@ -513,7 +513,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     t.ext_size = <uint32_t>ext_size
     t.counter = counter
     memcpy(t.parent_id, <const char *>parent, 20)
-    t.actor = 0 if box is None else box.actor
+    at_store_relaxed64(&t.actor, 0 if box is None else box.actor)
     t.cell = 0
     t.produced = 0
     t.window = f.window

@@ -211,7 +211,7 @@ cdef void sleep_on(pr_waiter *w, int64_t until, bint patient) noexcept nogil:
 
     `patient`: spin longer where somebody had to be woken for it.
     """
-    cdef uint32_t events = 0, woken = C.woken if patient else 0
+    cdef uint32_t woken = C.woken if patient else 0
     cdef int64_t start = now_ns(), left
     cdef int i, _
     C.woken = 0
@@ -224,17 +224,20 @@ cdef void sleep_on(pr_waiter *w, int64_t until, bint patient) noexcept nogil:
         for _ in range(20):
             cpu_pause()
     while True:
-        events = at_load32(&w.events)
-        if <int>(events - w.target) >= 0:
-            return
         left = until - now_ns()
         if left <= 0:
             return
         at_store32(&w.parked, 1)
-        C.me.parked_on = cpu_here()
-        C.me.cpu = 0
-        i = futex_wait(&w.events, events, left)
-        C.me.cpu = cpu_here()
+        # After the announcement: who counts on before it is seen here, who does so after it looks
+        # at `parked`.  We sleep on that word and not on `events`: whoever takes it back may have
+        # meant an earlier round, and nobody else would wake us then.
+        if <int>(at_load32(&w.events) - w.target) >= 0:
+            at_store32(&w.parked, 0)
+            return
+        at_store_relaxed32(&C.me.parked_on, cpu_here())
+        at_store_relaxed32(&C.me.cpu, 0)
+        i = futex_wait(&w.parked, 1, left)
+        at_store_relaxed32(&C.me.cpu, cpu_here())
         at_store32(&w.parked, 0)
         if i == -4:     # EINTR
             return
