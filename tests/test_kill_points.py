@@ -165,6 +165,25 @@ def test_a_worker_stopped(group: int, actor: Any) -> None:
         stop_at(name, 1, actor)
 
 
+def test_cancel_of_a_task_whose_worker_stands_still_at_its_end() -> None:
+    ray.init(num_cpus=2, log_to_driver=False)
+
+    @ray.remote(num_returns=2)
+    def two() -> tuple[int, int]:
+        return 1, 2
+
+    points.arm("ending", "worker", 1, signal.SIGSTOP)
+    refs = two.remote()
+    h.wait_until(lambda: points.victim(), what="a worker to stop")
+    try:
+        ray.cancel(refs[0])
+        assert ray.available_resources()  # the node goes on
+        assert ray.get(refs) == [1, 2]
+    finally:
+        points.disarm()
+        os.kill(points.victim(), signal.SIGCONT)
+
+
 @pytest.mark.storm
 @pytest.mark.seconds(600)
 @pytest.mark.parametrize("name", points.NAMES)

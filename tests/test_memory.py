@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run_python, wait_until
+from helpers import Gate, run_python, wait_until
 
 import pyray
 from pyray import api
@@ -346,10 +346,17 @@ until("go")
     assert d.ended() == 0
 
 
-def test_the_kernel_is_asked_to_tell_of_pressure(ray: Any) -> None:
+def test_the_kernel_is_asked_to_tell_of_pressure(gate: Gate) -> None:
     path = Path("/proc/pressure/memory")
     if not path.exists() or not os.access(path, os.W_OK):
         pytest.skip("this kernel tells nothing of pressure, or not us")
+    own = next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("RssAnon")
+    )
+    pyray.init(num_cpus=2, memory_limit=own * 3 // 2 + (50 << 20))  # more than half is in use
+    waiting = pyray.remote(gate.wait).remote()
     driver, node, *workers = api.processes()
 
     def asked(pid: int) -> bool:
@@ -359,8 +366,10 @@ def test_the_kernel_is_asked_to_tell_of_pressure(ray: Any) -> None:
                 found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
         return any(name.endswith(("/pressure/memory", "memory.pressure")) for name in found)
 
-    assert asked(node)
-    assert not any(map(asked, [driver, *workers]))
+    wait_until(lambda: asked(node), what="the node to ask for it")
+    wait_until(lambda: not any(map(asked, [driver, *workers])), what="forks to close it")
+    gate.open()
+    pyray.get(waiting)
 
 
 @pytest.mark.parametrize(

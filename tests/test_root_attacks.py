@@ -35,7 +35,8 @@ import os, sys
 os.umask(0)
 import pyray as ray
 from pyray import api
-ray.init(num_cpus=2, object_store_memory=64 << 20,
+from pyray.util.state import get_store
+ray.init(num_cpus=2, object_store_memory=16 << 20,
          runtime_env={{"env_vars": {{"TOKEN": {SECRET!r}}}}})
 kept = ray.put(bytes({SECRET!r}, "ascii") * 1000)
 
@@ -54,10 +55,13 @@ class Keeper:
 keeper = Keeper.remote({SECRET!r})
 assert ray.get(work.remote({SECRET!r})) == {SECRET!r}
 assert ray.get(keeper.ready.remote())
+spilled = [ray.put(bytes({SECRET!r}, "ascii") * 100_000) for _ in range(10)]
+assert get_store().spill_used
 print("@@" + " ".join(map(str, api.processes())), flush=True)
 sys.stdin.read()
 assert ray.get(work.remote("later")) == {SECRET!r}
 assert len(ray.get(kept)) == 1000 * {len(SECRET)}
+assert all(bytes(ray.get(ref)[:5]) == b"corre" for ref in spilled)
 print("@@done", flush=True)
 """
 

@@ -11,7 +11,8 @@ enum { PAGES_UNKNOWN = 0,
        PAGES_NEW = 2 };    /* nobody had touched them when this process claimed the unit */
 
 typedef struct {
-    char *low, *high;      /* mapped writable */
+    char *low, *high;      /* the memory's part of the payload, mapped writable */
+    char *end;             /* and the spill file's part, behind it */
     uint64_t at;           /* of `low`, in the file */
     int fd;
     uint64_t device, inode; /* what the descriptor is to stand for */

@@ -12,6 +12,7 @@ cdef extern from "arena.h" nogil:
     ctypedef struct pyray_arena:
         char* low
         char* high
+        char* end
         uint64_t at
         int fd
         uint64_t device
@@ -24,6 +25,7 @@ cdef extern from "arena.h" nogil:
 
 cdef pyray_arena* arena() noexcept nogil
 
-# Whether an address lies in the payload, mapped writable: only shared arrays are looked at there.
+# Whether an address lies in the payload, in memory or on disk, mapped writable: only shared arrays
+# are looked at there.
 cdef inline bint in_arena(const char* data) noexcept nogil:
-    return arena().low <= data <= arena().high
+    return arena().low <= data <= arena().end

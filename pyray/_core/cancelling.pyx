@@ -36,12 +36,13 @@ cdef int _signal = SIGNAL
 
 
 cdef uint64_t state_of(uint64_t task) noexcept nogil:
-    """A task's state word; 0 if it is gone."""
+    """A task's state word; 0 if it is over: its results are there, or it is gone."""
     cdef uint64_t s
     if not plausible(C, task):
         return 0
     s = at_load64(&task_at(C, task).state)
-    if gen_of(s) != gen_in(task) or (s & 0xFF) == TASK_FREE or (s & 0xFF) == TASK_DONE:
+    if (gen_of(s) != gen_in(task) or (s & 0xFF) == TASK_FREE or (s & 0xFF) == TASK_DONE
+            or (s & 0xFF) == TASK_ENDING):
         return 0
     return s
 

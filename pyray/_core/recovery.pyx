@@ -26,7 +26,7 @@ from pyray._core.pins cimport drop_pin, place_of
 from pyray._core.spilling cimport settle_spiller
 from pyray._core.store cimport borrow_for_view, is_known, take_over_nested
 from pyray._core.tasks cimport hold_for_task
-from pyray._core.running cimport finish, finish_ending, store_error_at
+from pyray._core.running cimport finish, finish_ending, seen_by_freer, store_error_at
 
 cdef Ctx *C = get_ctx()
 
@@ -133,11 +133,11 @@ cdef void finish_ends(uint32_t p) noexcept nogil:
             s = at_load64(&t.state)
             if (s & 0xFF) == TASK_ENDING and (s >> 48) & 0xFF == p:
                 if t.ext_size and heap_is_small(t.ext_size):
-                    heap_free_again(C, t.ext, t.ext_size, (<uint64_t *>t.args)[0])
+                    heap_free_again(C, t.ext, t.ext_size, seen_by_freer(t)[0])
                 t.ext_size = 0      # a large one's units are p's, and no record's
                 finish_ending(handle_of(slot, s))
             elif (s & 0xFF) == TASK_DONE and not at_load16(&t.flags) & TASK_F_HELD:
-                if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
+                if at_cas64(&t.state, s, (s & PR_GEN_MASK) | TASK_FREE | PR_BY(C.self)):
                     task_recycle(C, handle_of(slot, s))
 
 
@@ -360,7 +360,7 @@ cdef int reclaim_memory(uint32_t p) except -1:
     cdef uint64_t n = units_high(C)
     cdef uint8_t *live
     cdef uint32_t k, i
-    cdef uint64_t slot, s, u, to
+    cdef uint64_t slot, s, u, to, first, units
     cdef pr_object *o
     cdef pr_task *t
     cdef uint64_t *masks
@@ -384,9 +384,7 @@ cdef int reclaim_memory(uint32_t p) except -1:
                             continue
                         if s & OBJ_INLINE or o.size == 0:
                             continue
-                        # Those that were claimed since the tables were made are not p's.
-                        if place_of(o) + o.size <= n * PR_UNIT:
-                            mark(live, masks, place_of(o), o.size)
+                        mark(live, masks, n, place_of(o), o.size)
                 elif C.chunks[k].kind == KIND_TASKS:
                     for i in range(0, PR_CHUNK_GRANULES, 2):
                         slot = k * PR_CHUNK_GRANULES + i
@@ -394,15 +392,18 @@ cdef int reclaim_memory(uint32_t p) except -1:
                         s = at_load64(&t.state)
                         if (s & 0xFF) == TASK_FREE or t.ext_size == 0:
                             continue
-                        mark(live, masks, t.ext, t.ext_size)
+                        mark(live, masks, n, t.ext, t.ext_size)
             # What a live process is just moving may have left its old block before the look above.
             # That block is the mover's to free, and has its name once it does not say so any more.
             for k in range(at_load32(&C.head.procs_high)):
                 to = at_load64(&C.procs[k].spill_to)
-                u = at_load64(&C.procs[k].spill_from)
-                if k != p and to and u and u - 1 + C.procs[k].spill_units <= n:
-                    for i in range(<uint32_t>C.procs[k].spill_units):
-                        live[u - 1 + i] = 1
+                first = at_load64(&C.procs[k].spill_from)
+                units = at_load64(&C.procs[k].spill_units)
+                # Of one move, and not of two.
+                if k == p or to == 0 or first == 0 or at_load64(&C.procs[k].spill_to) != to:
+                    continue
+                for u in range(first - 1, min(n, first - 1 + units)):
+                    live[u] = 1
             for u in range(n):
                 if (at_load32(&C.units[u]) & 0xFFFF) != p + 1:
                     continue
@@ -420,8 +421,11 @@ cdef int reclaim_memory(uint32_t p) except -1:
     return 0
 
 
-cdef void mark(uint8_t *live, uint64_t *masks, uint64_t off, uint64_t size) noexcept nogil:
+cdef void mark(uint8_t *live, uint64_t *masks, uint64_t n, uint64_t off,
+               uint64_t size) noexcept nogil:
     cdef uint64_t u, block
+    if off + size > n * PR_UNIT:
+        return      # of units that were claimed since the tables were made: not the dead one's
     for u in range(off // PR_UNIT, (off + size + PR_UNIT - 1) // PR_UNIT):
         live[u] = 1
     u = off // PR_UNIT
@@ -444,6 +448,7 @@ cdef void settle_slab(uint64_t u, uint64_t *used) noexcept nogil:
             at_or64(&s.bits[i // 64], <uint64_t>1 << (i % 64))
     s.owner = NODE + 1
     s.orphan = 1
+    s.takes += s.takes & 1      # its owner may have died between the two steps
     at_store32(&C.units[u], (UNIT_SLAB << 16) | (NODE + 1))
     at_store32(&_orphans, 1)
 

@@ -1,5 +1,5 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from pyray._core.layout cimport pr_task
+from pyray._core.layout cimport PR_INLINE_DEPS, pr_task
 from pyray._core.tasks cimport TaskContext
 
 cdef class Function:
@@ -21,6 +21,12 @@ cdef class Call(TaskContext):
 
 cdef void finish(uint64_t handle) noexcept nogil
 cdef void finish_ending(uint64_t handle) noexcept nogil
+
+cdef inline uint64_t* seen_by_freer(pr_task *t) noexcept nogil:
+    """Room in a record for what who gives its block back has seen, should it die: not in what a
+    rerun would read.  If the dependencies lie in the block their room is free; else returns do, so
+    it can be told that they are there, and nothing runs again."""
+    return &t.dep[0].object if t.ndeps > PR_INLINE_DEPS else <uint64_t *>t.args
 cdef int store_error(pr_task *t, object error) except -1
 cdef int store_error_at(uint64_t task, object error) except -1
 cdef object run(pr_task *t, object call, uint64_t *failed)

@@ -139,7 +139,7 @@ cdef void free_ext(pr_task *t) noexcept nogil:
     """Give the block of a task's returns and arguments back.  See free_block in objects.pyx: the
     same, for tasks."""
     cdef uint64_t s = at_load64(&t.state), size = t.ext_size
-    (<uint64_t *>t.args)[0] = heap_begin_free(C, t.ext, size)
+    seen_by_freer(t)[0] = heap_begin_free(C, t.ext, size)
     at_store64(&t.state, (s & PR_KEEP_ATTEMPT) | TASK_ENDING | (<uint64_t>C.self << 48))
     if not heap_is_small(size):
         at_store32(&t.ext_size, 0)
@@ -160,7 +160,7 @@ cdef void finish_ending(uint64_t handle) noexcept nogil:
             # before we were done.
             s = at_load64(&t.state)
             if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
-                if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
+                if at_cas64(&t.state, s, (s & PR_GEN_MASK) | TASK_FREE | PR_BY(C.self)):
                     task_recycle(C, handle)
     else:
         task_recycle(C, handle)

@@ -105,8 +105,8 @@ cdef class Region:
     cdef uint32_t epoch
     cdef bint sealed
     cdef bint spare             # among the spares
+    cdef Pin held               # once it is sealed: keeps it in its place; is let go of first
     cdef object holder          # an ObjectID, or a ViewHold: what keeps the object alive
-    cdef Pin held               # once it is sealed: keeps it in its place
     cdef Mapping mapping        # and the memory, after the session's end too
     cdef char* low              # its elements, in the writable mapping
     cdef char* high
@@ -118,6 +118,7 @@ cdef class Region:
     cdef uint64_t counter       # and how much that had made before
 
     def __dealloc__(self):
+        self.held = None        # while the object is held still: its pin stands at its place
         if self.flat != NULL:
             _shared.regions -= 1
         if _regions.get(self.handle) == <size_t><PyObject*>self:

@@ -303,6 +303,7 @@ def attach(int fd, uint32_t slot, int spill_fd=-1):
     cdef pyray_arena *a = arena()
     a.low = _ctx.payload
     a.high = _ctx.payload + h.n_units * PR_UNIT
+    a.end = a.high + (h.n_spill_units * PR_UNIT if spill_fd >= 0 else 0)
     a.at = h.off_payload
     a.fd = fd
     a.device = stat.st_dev
@@ -335,7 +336,7 @@ def detach():
     _ctx.broken = False
     _ctx.base = NULL
     _ctx.spill.fd = -1
-    arena().low = arena().high = NULL
+    arena().low = arena().high = arena().end = NULL
     _mapping = None
 
 

@@ -186,9 +186,10 @@ cdef bint next_victim(Victim *v) noexcept nogil:
 
 cdef void forget_copy(uint64_t unit) noexcept nogil:
     # The place first: while it is there, whoever clears up after us asks whether it has been freed.
+    # And the unit last: by that the claim is found.
     at_store64(&C.me.spill_to, 0)
-    at_store64(&C.me.spill_from, 0)
     at_cas32(&C.runs[unit].spiller, C.self + 1, 0)
+    at_store64(&C.me.spill_from, 0)
 
 
 cdef uint64_t copy_out(uint64_t unit, uint64_t handle, uint64_t *size, int *error) noexcept nogil:
@@ -478,7 +479,12 @@ cdef uint64_t room_for(uint64_t size, int *error) except? 0xFFFFFFFFFFFFFFFF:
             if off != HEAP_FULL:
                 at_add64(&C.head.direct_bytes, heap_footprint(size))
                 _to_tell = _to_tell or line_due()
-        tell()
+        try:
+            tell()
+        except BaseException:
+            if off != HEAP_FULL:
+                heap_free(C, off, size)
+            raise
     finally:
         C.inflight -= 1
     return off

@@ -593,7 +593,7 @@ cdef uint64_t alloc_guarded(uint64_t off, uint64_t size) except? 0xFFFFFFFFFFFFF
     """The block, or another one, if the machine can spare the memory that it would take."""
     cdef uint64_t fresh = heap_untouched(C, off, size)
     cdef int error = 0
-    reason = None if fresh < GUARDED else _guard(fresh)
+    reason = why_not_grow(fresh, off, size)
     if reason is None:
         return off
     heap_free(C, off, size)
@@ -601,7 +601,7 @@ cdef uint64_t alloc_guarded(uint64_t off, uint64_t size) except? 0xFFFFFFFFFFFFF
         off = heap_alloc(C, size)
         if off != HEAP_FULL:
             fresh = heap_untouched(C, off, size)
-            if fresh < GUARDED or _guard(fresh) is None:
+            if why_not_grow(fresh, off, size) is None:
                 return off
             heap_free(C, off, size)
     if not C.spill.in_memory and not error:
@@ -613,6 +613,18 @@ cdef uint64_t alloc_guarded(uint64_t off, uint64_t size) except? 0xFFFFFFFFFFFFF
     raise ObjectStoreFullError(
         f"an object of {size} bytes would take {fresh} more bytes of memory, but {reason}; "
         f"{why_not(error)}")
+
+
+cdef object why_not_grow(uint64_t fresh, uint64_t off, uint64_t size):
+    """What stands against using a block that takes so much more memory; frees it if that cannot be
+    said."""
+    if fresh < GUARDED:
+        return None
+    try:
+        return _guard(fresh)
+    except BaseException:
+        heap_free(C, off, size)
+        raise
 
 
 cdef object full(uint64_t size, int error):
@@ -778,7 +790,7 @@ cdef object load_raw(uint64_t handle, object holder, bint writable=False):
     if s & OBJ_INLINE:
         return decode_inline(<const char *>o.data, size)
     if s & OBJ_COMPACT:
-        return decode_inline(C.readonly + o.off, size)
+        return decode_inline(C.readonly + place_of(o), size)
     cdef Pin held = pin(holder, o)
     cdef const char *payload = C.readonly + held.place
     if s & OBJ_NESTED:

@@ -163,7 +163,9 @@ class Shell:
         self.actors.on_forget = self.past.actor_forgotten
         self.cancels = Cancels(self.workers, self.name_of, self._forget)
         self.groups = Groups(self.scheduler, self.feed, self._forget_shapes, self.config)
-        self.watch = Watch(self.config, self.workers, self.actors, self.name_of, self._say)
+        self.watch = Watch(
+            self.config, self.workers, self.actors, self.name_of, self._say, self._listen
+        )
         import cloudpickle  # noqa: F401  (workers start with it)
 
         import pyray.worker.main  # noqa: F401  (so that a fork has nothing left to import)
@@ -177,9 +179,6 @@ class Shell:
         self._watch(self.driver_fd, self._on_driver_end)
         if self.watch.alarm >= 0:
             self._watch(self.watch.alarm, lambda events: self.watch.woken())
-        if self.watch.fd >= 0:
-            self.by_fd[self.watch.fd] = self._on_pressure
-            self.epoll.register(self.watch.fd, select.EPOLLPRI)
         self.feed(m.Started())
         self._send(protocol.frame(protocol.HELLO))
         next_tick = time.monotonic() + TICK_SECONDS
@@ -260,11 +259,15 @@ class Shell:
                 except ChildProcessError:
                     continue
 
-    def _on_pressure(self, events: int) -> None:
-        if events & select.EPOLLERR:
-            self._unwatch(self.watch.fd)  # the cgroup has gone, and would be news for ever
-        else:
-            self.watch.pressed()
+    def _listen(self, fd: int) -> None:
+        def on_pressure(events: int) -> None:
+            if events & select.EPOLLERR:
+                self._unwatch(fd)  # the cgroup has gone, and would be news for ever
+            else:
+                self.watch.pressed()
+
+        self.by_fd[fd] = on_pressure
+        self.epoll.register(fd, select.EPOLLPRI)
 
     def _on_driver_end(self, events: int) -> None:
         self.ended = True
@@ -938,7 +941,7 @@ class Shell:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.files)
         self.epoll.close()
-        if self.watch.fd >= 0:
+        if self.watch.fd is not None and self.watch.fd >= 0:
             os.close(self.watch.fd)
         self.sock.close()
         os.close(self.driver_fd)

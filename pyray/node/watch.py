@@ -1,7 +1,7 @@
 """The node's watch over memory: it reads what there is and ends whom `memory` names.
 
 It looks only while something runs: some times a second where there is plenty, oftener close to a
-limit.  Where the kernel tells of pressure (PSI) it looks then too.
+limit.  Where the kernel tells of pressure (PSI) it looks then too, from when half is in use.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Watch:
         ``name_of(task)``: what a task runs.
     say : callable
         ``say(line)``: a line for the driver's output.
+    listen : callable
+        ``listen(fd)``: call `pressed` from now on when the kernel says so there.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Watch:
         actors: Actors,
         name_of: Callable[[int], str],
         say: Callable[[str], None],
+        listen: Callable[[int], None],
     ) -> None:
         self._own: int | None = config["memory_limit"]
         self._share: float = config["memory_share"]
@@ -88,6 +91,7 @@ class Watch:
         self._actors = actors
         self._name_of = name_of
         self._say = say
+        self._listen = listen
         self._next = 0.0  # when to look; 0: not known yet
         self._idle = 0
         self._ending: tuple[Worker, float] | None = None
@@ -96,9 +100,9 @@ class Watch:
         self._kills = None if self._longest else machine.oom_kills()
         self._held: dict[int, Held] = {}
         self._released = 0.0
-        self.fd = self.alarm = -1
+        self.fd: int | None = None  # with which the kernel tells of pressure; -1: it does not
+        self.alarm = -1
         if self._longest:
-            self.fd = self._pressure()
             self.alarm = control.make_alarm()
         else:
             control.leave_unwatched()
@@ -149,6 +153,11 @@ class Watch:
         if self._kills is None:
             self._kills = machine.oom_kills()
         limits = self._limits()
+        # Not before: closing it takes the kernel ten milliseconds, at the end of each session.
+        if self.fd is None and any(limit.used > limit.size // 2 for limit in limits):
+            self.fd = self._pressure()
+            if self.fd >= 0:
+                self._listen(self.fd)
         if not self._waits():
             self._release(limits)
             over = worst(limits)
