@@ -1105,7 +1105,7 @@ def test_surplus_idle_workers_are_retired() -> None:
     shell.feed(m.NeedWorker(6))
     assert len(shell.idle) == 8
     shell.tick()
-    shell.tick(9.0)
+    shell.tick(2.0)
     assert shell.stopped == 0
     shell.tick(1.0)
     assert (shell.stopped, len(shell.idle)) == (6, 2)

@@ -18,7 +18,7 @@ from pyray.node import messages as m
 from pyray.node.workers import SHAPED_RUNS, TASK_NODE, Given, Worker
 
 # How long a worker of an environment waits for another task of it.
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 3.0
 # What is told to end may take so long before it no longer counts as room to come.
 ENDING_SECONDS = 2.0
 # How often a process may die before it takes up its first task.

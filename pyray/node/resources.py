@@ -564,7 +564,7 @@ class SchedulerConfig:
     resources: Mapping[str, float] = field(default_factory=dict)
     max_workers: int = 250
     zero_cpu_limit: int | None = None
-    idle_seconds: float = 10.0
+    idle_seconds: float = 3.0
     max_start_failures: int = 5
     debug: bool = False
 

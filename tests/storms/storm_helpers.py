@@ -168,7 +168,7 @@ class Baseline:
             time.sleep(0.02)
         raise AssertionError(
             f"after {limit:g} s there is still more than before: {more} (before: {self.before}); "
-            f"resources {free} of {total}"
+            f"resources {free} of {total}; threads {[t.name for t in threading.enumerate()]}"
         )
 
 

@@ -178,7 +178,7 @@ def counts(baseline: Baseline) -> dict[str, int]:
 )
 def test_soak(figures, seconds):
     ray.init(num_cpus=2, object_store_memory=256 << 20, log_to_driver=False)
-    some_waiting(random.Random())  # the thread that resolves what is awaited is there for good
+    naps.remote(0.1).future().result(20)  # the thread that resolves such is there for good
     baseline = Baseline()
     rng = random.Random(16)
     end = time.monotonic() + seconds
