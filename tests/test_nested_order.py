@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 
 import helpers
 import pytest
@@ -217,3 +218,27 @@ def test_the_depth_of_the_interpreter_does_not_matter(ray):
         return sys.getrecursionlimit()
 
     assert ray.get(limit.remote()) == sys.getrecursionlimit()
+
+
+def test_what_becomes_ready_does_not_wait_for_all_that_was_submitted_before(ray, gate):
+    """A worker that ends a task queues what waited for it, beside what the driver has queued."""
+
+    @ray.remote
+    def first():
+        gate.wait()
+        return 1
+
+    @ray.remote
+    def second(x):
+        return time.monotonic() + x - x
+
+    @ray.remote
+    def other():
+        time.sleep(0.001)
+        return time.monotonic()
+
+    then = second.remote(first.remote())
+    others = [other.remote() for _ in range(2000)]
+    gate.open()
+    ended = ray.get(then)
+    assert ended < sorted(ray.get(others))[1000]

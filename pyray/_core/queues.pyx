@@ -21,10 +21,14 @@ from pyray._core.shm cimport Ctx, task_at
 cdef enum:
     NODE_LANE = 7
     MAX_HINT = 255
+    TURN = 16               # tasks in a row from one process, where others have as pressing ones
 
 # First segment of each lane that is not recycled yet; private to the owner.
 cdef uint64_t _oldest[8]
-cdef uint32_t _turn = 0     # where the scan over processes begins: fairness among equals
+# Whose turn it is among processes with tasks that are equally pressing, and for how many more. Else
+# what becomes ready in one process would wait for ever while another one keeps submitting.
+cdef uint32_t _turn = 0
+cdef uint32_t _left = TURN
 
 
 cdef void queues_reset(Ctx *c) noexcept nogil:
@@ -181,10 +185,10 @@ cdef void refresh_hint(Ctx *c, uint32_t proc) noexcept nogil:
 
 cdef uint64_t queue_claim(Ctx *c) noexcept nogil:
     """Claim the most pressing ready task of all processes; 0 when there is none."""
-    global _turn
+    global _turn, _left
     cdef uint32_t high = at_load32(&c.head.procs_high)
     cdef uint32_t words = (high + 7) // 8
-    cdef uint32_t i, w, p, value, best, best_proc
+    cdef uint32_t i, w, p, value, key, best, best_proc
     cdef uint64_t word, task
     cdef int lane
     while True:
@@ -197,8 +201,12 @@ cdef uint64_t queue_claim(Ctx *c) noexcept nogil:
                 continue
             for p in range(8):
                 value = (word >> (8 * p)) & 0xFF
-                if value > best:
-                    best = value
+                if value == 0:
+                    continue
+                # The deepest; of several, whose turn it is, or comes next.
+                key = (value << 8) + (255 - ((w * 8 + p - _turn) & 255))
+                if key > best:
+                    best = key
                     best_proc = w * 8 + p
         if best == 0:
             return 0
@@ -206,9 +214,17 @@ cdef uint64_t queue_claim(Ctx *c) noexcept nogil:
         if lane >= 0:
             task = claim_from(c, &c.procs[best_proc].lane[lane])
             if task:
+                if best_proc != _turn:
+                    _turn = best_proc
+                    _left = TURN
+                _left -= 1
+                if _left == 0:
+                    _turn = best_proc + 1
+                    _left = TURN
                 return task
         refresh_hint(c, best_proc)
         _turn = best_proc + 1
+        _left = TURN
 
 
 cdef bint queue_visible(Ctx *c) noexcept nogil:
