@@ -24,7 +24,7 @@ ENDING_SECONDS = 2.0
 # The first look after a rest, from when the node has heard that something runs.
 FIRST_SECONDS = 0.05
 # Looks that find nothing running before the watch ends, until something runs again.
-IDLE_LOOKS = 2
+IDLE_LOOKS = 1
 # What was ended waits for room for what it had, or until nothing else runs; no longer than this
 # the first time, twice as long the second time, and so on.
 BACK_SECONDS = 10.0
