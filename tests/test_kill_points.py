@@ -97,7 +97,7 @@ def balanced(defined: bool) -> None:
 def test_a_worker_killed(group: int, actor: Any) -> None:
     names = points.NAMES[group::GROUPS]
     for name in names:
-        kill_at(name, "worker", 2, actor)
+        kill_at(name, "worker", 1, actor)
     balanced(any(name.startswith("definition") for name in names))
 
 

@@ -137,7 +137,7 @@ say(caught=caught, sessions=sessions, value=value, first=first, last=state())
 """
 
 
-@sizes(200, short={"presses": 20}, full={"presses": 200})
+@sizes(200, short={"presses": 10}, full={"presses": 200})
 def test_interrupts_of_init_and_shutdown(driver, figures, size):
     """Whatever was half begun, or half ended, is gone, and the next init works."""
     rng = random.Random(15)

@@ -28,7 +28,7 @@ def baseline() -> Baseline:
 
 @sizes(
     600,
-    short={"tasks": 600, "every": 0.1, "kills": 20, "seed": 1},
+    short={"tasks": 300, "every": 0.1, "kills": 8, "seed": 1},
     full={"tasks": 20_000, "every": 0.2, "kills": 200, "seed": 3},
 )
 def test_kill_storm(baseline, figures, size):
