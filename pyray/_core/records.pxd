@@ -8,6 +8,7 @@ cdef uint64_t object_new(Ctx *c) noexcept nogil
 cdef void object_recycle(Ctx *c, uint64_t handle) noexcept nogil
 cdef uint64_t task_new(Ctx *c) noexcept nogil
 cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil
+cdef void task_recycle_from(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil
 cdef bint hopeless(Ctx *c, pr_task *t) noexcept nogil
 cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil
 cdef uint32_t segment_new(Ctx *c) noexcept nogil

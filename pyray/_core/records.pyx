@@ -271,6 +271,13 @@ cdef void task_recycle(Ctx *c, uint64_t handle) noexcept nogil:
     give(c, &_tasks, <uint32_t>handle)
 
 
+cdef void task_recycle_from(Ctx *c, uint64_t handle, uint64_t s) noexcept nogil:
+    """Give a record back if its state is still `s`: of those who find it done one does, and has its
+    name there from then on, should it die before the record is listed."""
+    if at_cas64(&task_at(c, handle).state, s, (s & PR_GEN_MASK) | TASK_FREE | PR_BY(c.self)):
+        task_recycle(c, handle)
+
+
 cdef void relist(Ctx *c, uint64_t slot) noexcept nogil:
     """List a free record whose freer may have died before it did: twice does no harm."""
     at_or64(&c.chunks[slot // PR_CHUNK_GRANULES].free_bits[slot % PR_CHUNK_GRANULES // 64],

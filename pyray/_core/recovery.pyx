@@ -20,6 +20,7 @@ from pyray._core.objects cimport (
 from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport (
     attempt_of, gen_in, gen_of, object_recycle, plausible, relist, task_recycle,
+    task_recycle_from,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport drop_pin, place_of
@@ -137,8 +138,7 @@ cdef void finish_ends(uint32_t p) noexcept nogil:
                 t.ext_size = 0      # a large one's units are p's, and no record's
                 finish_ending(handle_of(slot, s))
             elif (s & 0xFF) == TASK_DONE and not at_load16(&t.flags) & TASK_F_HELD:
-                if at_cas64(&t.state, s, (s & PR_GEN_MASK) | TASK_FREE | PR_BY(C.self)):
-                    task_recycle(C, handle_of(slot, s))
+                task_recycle_from(C, handle_of(slot, s), s)
 
 
 cdef int drop_definitions(uint32_t p) except -1:
@@ -207,8 +207,7 @@ cdef int orphan_tasks(uint32_t p, object error, object spare) except -1:
             if status == TASK_NEW:
                 task_recycle(C, handle)     # nothing refers to it yet
             elif status == TASK_DONE:
-                if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
-                    task_recycle(C, handle)
+                task_recycle_from(C, handle, s)
             elif (spare is not None and t.actor == 0
                   and (<const char *>t.parent_id)[:20] not in spare and adopt_task(handle, t)):
                 pass
@@ -219,8 +218,7 @@ cdef int orphan_tasks(uint32_t p, object error, object spare) except -1:
                 # It ends by itself; nobody will come for its record then.
                 s = at_load64(&t.state)
                 if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
-                    if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
-                        task_recycle(C, handle)
+                    task_recycle_from(C, handle, s)
     return 0
 
 

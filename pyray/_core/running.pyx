@@ -21,7 +21,7 @@ from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, deps_of, enqueue, returns_of, sealed
 from pyray._core.points cimport *
 from pyray._core.records cimport (
-    attempt_bits, attempt_of, gen_in, gen_of, stop_of, task_recycle,
+    attempt_bits, attempt_of, gen_in, gen_of, stop_of, task_recycle, task_recycle_from,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
@@ -160,8 +160,7 @@ cdef void finish_ending(uint64_t handle) noexcept nogil:
             # before we were done.
             s = at_load64(&t.state)
             if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
-                if at_cas64(&t.state, s, (s & PR_GEN_MASK) | TASK_FREE | PR_BY(C.self)):
-                    task_recycle(C, handle)
+                task_recycle_from(C, handle, s)
     else:
         task_recycle(C, handle)
         at_store64(&C.me.current, 0)

@@ -25,7 +25,8 @@ from pyray._core.objects cimport (
 )
 from pyray._core.queues cimport queue_push, queues_reset
 from pyray._core.records cimport (
-    attempt_of, count_unstarted, gen_in, gen_of, hopeless, records_reset, task_new, task_recycle,
+    attempt_of, count_unstarted, gen_in, gen_of, hopeless, records_reset, task_new,
+    task_recycle, task_recycle_from,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.store cimport (
@@ -181,8 +182,7 @@ cdef int sweep_held() except -1:
         if gen_of(s) != gen_in(handle):
             continue
         if (s & 0xFF) == TASK_DONE:
-            if at_cas64(&t.state, s, (s & ~<uint64_t>0xFF) | TASK_FREE):
-                task_recycle(C, handle)
+            task_recycle_from(C, handle, s)
         elif (s & 0xFF) == TASK_CLAIMED and (s >> 48) & 0xFF == NODE:
             # It failed while it waited for arguments, and other tasks hang on its links: its record
             # stays until they are there, but nobody is going to read them.
