@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import run_script
 
 import pyray
 
@@ -193,6 +194,20 @@ def test_the_environment(tmp_path: pathlib.Path, env: dict[str, str | None]) -> 
 
 def test_an_empty_environment(tmp_path: pathlib.Path) -> None:
     assert run(tmp_path, clean=True) == "OK"
+
+
+def test_node_and_workers_run_the_driver_s_pyray(tmp_path: pathlib.Path) -> None:
+    """Not another one that the interpreter finds by itself."""
+    (tmp_path / "pyray").symlink_to(pathlib.Path(pyray.__file__).parent)
+    source = """
+import pyray as ray
+ray.init(num_cpus=1)
+where = ray.remote(lambda: ray.__file__)
+assert ray.get(where.remote()) == ray.__file__, (ray.get(where.remote()), ray.__file__)
+print(ray.__file__)
+"""
+    done = run_script(tmp_path / "script.py", source)
+    assert done.stdout.startswith(str(tmp_path))
 
 
 def test_the_current_directory_is_deleted(tmp_path: pathlib.Path) -> None:
