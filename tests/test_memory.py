@@ -17,6 +17,7 @@ from helpers import Gate, run_python, wait_until
 import pyray
 from pyray import api
 from pyray.exceptions import OutOfMemoryError, WorkerCrashedError
+from pyray.node.watch import Watch
 
 LIMITED = """
 from pyray.exceptions import OutOfMemoryError
@@ -425,3 +426,13 @@ def test_the_share_of_the_machine_that_may_be_used(tmp_path: Path) -> None:
     done = run_python(str(script), env=env)
     assert "task hog: its worker (pid=" in done.stdout
     assert "the machine's " in done.stdout
+
+
+def test_the_timer_is_set_anew_when_the_node_comes_to_it() -> None:
+    """By a worker that begins a task in that very moment: then there is nothing to read."""
+    watch = Watch.__new__(Watch)
+    watch.alarm = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        watch.woken()
+    finally:
+        os.close(watch.alarm)

@@ -6,6 +6,7 @@ limit.  Where the kernel tells of pressure (PSI) it looks then too, from when ha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -135,7 +136,8 @@ class Watch:
 
     def woken(self) -> None:
         """Something runs after a rest: `due` says when to look."""
-        os.read(self.alarm, 8)
+        with contextlib.suppress(BlockingIOError):  # a worker has just set the timer anew
+            os.read(self.alarm, 8)
 
     def pressed(self) -> None:
         """The kernel tells that processes wait for memory."""
