@@ -291,6 +291,15 @@ def test_names_and_namespaces():
             pyray.get_actor(bad)
 
 
+def test_who_fails_to_make_a_second_one_holds_nothing(ray, plain):
+    a = plain.options(name="a").remote()
+    pid = ray.get(a.pid.remote())
+    with pytest.raises(exceptions.ActorAlreadyExistsError):
+        ray.get(ray.remote(lambda: plain.options(name="a").remote()).remote())
+    del a
+    await_gone(pid)
+
+
 def test_a_name_is_no_handle(ray, plain):
     """Without lifetime="detached" a named actor ends with its last handle."""
     a = plain.options(name="short").remote()

@@ -141,10 +141,10 @@ class Actors:
         key = None
         if options["name"] is not None:
             key = (self._space(options["namespace"]), options["name"])
-            found = self._find(key, spec["slot"])
+            found = self._find(key)
             if found is not None:
                 if options["get_if_exists"]:
-                    return found
+                    return self._lend(*found, spec["slot"])
                 raise ActorAlreadyExistsError(
                     f"there is an actor named {key[1]!r} in namespace {key[0]!r} already; "
                     "get_actor() finds it, and get_if_exists=True takes it where there is one"
@@ -173,7 +173,7 @@ class Actors:
     def _space(self, namespace: str | None) -> str:
         return self.namespace if namespace is None else namespace
 
-    def _find(self, key: tuple[str, str], slot: int) -> dict[str, Any] | None:
+    def _find(self, key: tuple[str, str]) -> tuple[Actor, ObjectID] | None:
         actor = self.names.get(key)
         if actor is None:
             return None
@@ -182,13 +182,18 @@ class Actors:
             # It lives on until it has run its calls, but nobody can reach it any more.
             del self.names[key]
             return None
+        return actor, ref
+
+    @staticmethod
+    def _lend(actor: Actor, ref: ObjectID, slot: int) -> dict[str, Any]:
+        """The answer for a process, which holds the actor from here on."""
         core.node_lend(ref, slot)
         return actor.answer(ref)
 
     def get(self, name: str, namespace: str | None, slot: int) -> dict[str, Any]:
         """The actor of that name."""
         key = (self._space(namespace), name)
-        found = self._find(key, slot)
+        found = self._find(key)
         if found is None:
             there = sorted(n for space, n in self.names if space == key[0])
             raise ValueError(
@@ -196,7 +201,7 @@ class Actors:
                 f"{', '.join(there) or 'none'}. It may have died, or have lost its last handle: "
                 "lifetime='detached' keeps one until the session ends"
             )
-        return found
+        return self._lend(*found, slot)
 
     def named(self, everywhere: bool) -> list[dict[str, str]]:
         """Name and namespace of each named actor."""
