@@ -118,7 +118,7 @@ def limit(marker: pytest.Mark | None) -> float:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests are not run here for want of root, and why.
+    """Say which tests are not run here for want of root, or under AddressSanitizer, and why.
 
     And keep pytest-timeout, if installed, behind the watchdog, which dumps every process.
     """
@@ -127,6 +127,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("root") and (os.geteuid() or not meant):
             item.add_marker(pytest.mark.skip(reason=f"not run: {why}"))
+        mark = item.get_closest_marker("no_asan")
+        if mark and helpers.UNDER_ASAN:
+            item.add_marker(pytest.mark.skip(reason=f"AddressSanitizer {mark.args[0]}"))
     if not config.pluginmanager.hasplugin("timeout"):
         return
     for item in items:

@@ -19,7 +19,7 @@ LIMIT = 20.0
 # How much longer everything may take: the core under a sanitizer, say, is several times slower.
 SLOWNESS = float(os.environ.get("PYRAY_SLOWNESS", "1"))
 
-# AddressSanitizer needs address space by the terabyte: nothing runs under it that limits that.
+# It needs address space by the terabyte, and memory of its own: see the mark `no_asan`.
 UNDER_ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 

@@ -197,4 +197,4 @@ def test_no_interrupt_hits_the_next_task(ray1):
                 assert i in victims
         before = before or workers()
     assert hits
-    assert workers() == before
+    assert set(before) <= set(workers())

@@ -687,7 +687,7 @@ print("done")
 """
 
 
-@pytest.mark.skipif(helpers.UNDER_ASAN, reason="AddressSanitizer needs mappings too")
+@pytest.mark.no_asan("needs mappings too")
 def test_where_nothing_can_be_mapped_it_is_copied(tmp_path: Any) -> None:
     done = helpers.run_script(tmp_path / "short_of.py", SHORT_OF)
     assert done.stdout == "done\n"

@@ -144,12 +144,14 @@ def test_no_descriptor_is_left_where_there_were_too_few(tmp_path: pathlib.Path) 
     assert "open files" in lines[0][2]
 
 
+@pytest.mark.no_asan("needs address space by the terabyte")
 def test_too_little_address_space(tmp_path: pathlib.Path) -> None:
     said = run(tmp_path, limited(resource.RLIMIT_AS, 1 << 30))
     assert said.startswith("SessionError: ")
     assert "(ulimit -v): 1073741824" in said
 
 
+@pytest.mark.no_asan("needs address space by the terabyte")
 def test_little_address_space(tmp_path: pathlib.Path) -> None:
     assert run(tmp_path, limited(resource.RLIMIT_AS, 4 << 30)) == "OK"
 
@@ -192,6 +194,7 @@ def test_the_environment(tmp_path: pathlib.Path, env: dict[str, str | None]) -> 
     assert run(tmp_path, env=env) == "OK"
 
 
+@pytest.mark.no_asan("must be preloaded by the environment")
 def test_an_empty_environment(tmp_path: pathlib.Path) -> None:
     assert run(tmp_path, clean=True) == "OK"
 

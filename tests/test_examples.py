@@ -47,6 +47,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("ray") is not None, reason="Ray takes too long for a test"
 )
+@pytest.mark.no_asan("takes memory of its own")
 def test_the_heat_equation_beside_other_means(tmp_path: Path) -> None:
     script = str(ROOT / "shared_arrays" / "heat.py")
     done = helpers.run_python(script, "--size=1300", "--steps=2", "--output=hot.ppm", cwd=tmp_path)

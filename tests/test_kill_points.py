@@ -7,6 +7,7 @@ there in builds with PYRAY_KILL_POINTS=1 or PYRAY_DEBUG=1 only.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -134,8 +135,10 @@ def stop_at(name: str, times: int, actor: Any) -> float:
 
         def work(i: int = i, failed: list[BaseException] = failed, done: Any = done) -> None:
             try:
-                while not points.victim() and not done.is_set():
-                    p.some_work(i, actor, name)
+                for n in itertools.count(i):  # what is done depends on the number
+                    if points.victim() or done.is_set():
+                        break
+                    p.some_work(n, actor, name)
             except BaseException as error:
                 failed.append(error)
 

@@ -19,6 +19,8 @@ from pyray import api
 from pyray.exceptions import OutOfMemoryError, WorkerCrashedError
 from pyray.node.watch import Watch
 
+pytestmark = pytest.mark.no_asan("takes memory of its own")
+
 LIMITED = """
 from pyray.exceptions import OutOfMemoryError
 begin(memory_limit=200 << 20, object_store_memory=64 << 20)

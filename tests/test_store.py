@@ -330,6 +330,7 @@ def test_a_hundred_thousand_puts_and_gets_in_flat_memory(ray):
     assert helpers.resident() - memory < 2 * MB
 
 
+@pytest.mark.no_asan("takes memory of its own")
 def test_twenty_thousand_tasks_in_flat_memory(ray):
     @ray.remote
     def f(x, box):

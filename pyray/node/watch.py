@@ -257,6 +257,8 @@ class Watch:
             began = int(worker.began * 1e9)
             return Candidate(worker.slot, worker.pid, memory, actor.handle, actor.left(), began)
         task = self._task(worker)
+        if not task and not control.process_view(worker.slot)[4]:
+            memory = 0  # it has run nothing: the one in its place would have as much
         view = control.task_view(task) if task else None
         again = view is not None and (view[2] < 0 or view[1] < view[2])
         if task and cancelling.cancelled(task):

@@ -184,6 +184,7 @@ def test_flood_of_results_with_cancels(figures, size):
     )
 
 
+@pytest.mark.no_asan("takes memory of its own")
 @sizes(1800, short={"actors": 60}, full={"actors": 10_000})
 def test_flood_of_actors(figures, size):
     """Made and dropped in turn: some unused, some killed."""
