@@ -176,17 +176,11 @@ cdef uint64_t find_run(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
     return HEAP_FULL
 
 
-cdef uint64_t find_freed(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
-    """First fit among what others have freed before the cursor, or HEAP_FULL.
-
-    Without it the cursor of a process whose blocks others free would go on into memory that nobody
-    has touched, until it has taken all of the store's.
-    """
-    cdef uint64_t low = at_load64(&c.head.freed_low)
-    cdef uint64_t at = low, run = 0, start = low, free_ = HEAP_FULL, conflict = 0
-    cdef uint64_t end = low + NEAR if low + NEAR < c.head.n_units else c.head.n_units
-    if low >= _cursor:
-        return HEAP_FULL
+cdef uint64_t first_fit(Ctx *c, uint64_t n, uint32_t word, uint64_t begin, uint64_t end,
+                        uint64_t *hint) noexcept nogil:
+    """Claim the first n units between two that are free, or HEAP_FULL.  `hint`, a word in shared
+    memory that said where to begin, moves on to the first one that may be free then."""
+    cdef uint64_t at = begin, run = 0, start = begin, free_ = HEAP_FULL, conflict = 0
     while at < end:
         if at_load_relaxed32(&c.units[at]) == 0:
             if free_ == HEAP_FULL:
@@ -196,7 +190,7 @@ cdef uint64_t find_freed(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
             run += 1
             if run == n:
                 if claim_run(c, start, n, word, &conflict):
-                    at_cas64(&c.head.freed_low, low, start + n if start == free_ else free_)
+                    at_cas64(hint, begin, start + n if start == free_ else free_)
                     return start
                 at = conflict
                 run = 0
@@ -204,8 +198,20 @@ cdef uint64_t find_freed(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
             run = 0
         at += 1
     if free_ == HEAP_FULL:
-        at_cas64(&c.head.freed_low, low, end)
+        at_cas64(hint, begin, end)
     return HEAP_FULL
+
+
+cdef uint64_t find_freed(Ctx *c, uint64_t n, uint32_t word) noexcept nogil:
+    """First fit among what others have freed before the cursor, or HEAP_FULL.
+
+    Without it the cursor of a process whose blocks others free would go on into memory that nobody
+    has touched, until it has taken all of the store's.
+    """
+    cdef uint64_t low = at_load64(&c.head.freed_low)
+    if low >= _cursor:
+        return HEAP_FULL
+    return first_fit(c, n, word, low, min(low + NEAR, c.head.n_units), &c.head.freed_low)
 
 
 cdef uint64_t alloc_units(Ctx *c, uint64_t n, uint32_t kind) noexcept nogil:
@@ -254,31 +260,18 @@ cdef uint64_t disk_used(Ctx *c) noexcept nogil:
 
 
 cdef uint64_t claim_on_disk(Ctx *c, uint64_t n, uint32_t word, uint64_t start) noexcept nogil:
-    """First fit among the file's units, from `start` on."""
+    """First fit among the file's units, from `start` on, or HEAP_FULL."""
     cdef uint64_t total = c.head.n_units + c.head.n_spill_units
-    cdef uint64_t at = start, run = 0, first = start, free_ = HEAP_FULL, conflict = 0, high
-    while at < total:
+    cdef uint64_t first, high
+    while True:
         high = at_load64(&c.head.spill_high)
-        if at >= high:
-            # Said before it is claimed: whoever clears up after a death looks no further.
-            at_cas64(&c.head.spill_high, high, min(total, at + n))
-            continue
-        if at_load_relaxed32(&c.units[at]) == 0:
-            if free_ == HEAP_FULL:
-                free_ = at
-            if run == 0:
-                first = at
-            run += 1
-            if run == n:
-                if claim_run(c, first, n, word, &conflict):
-                    at_cas64(&c.head.spill_low, start, first + n if first == free_ else free_)
-                    return first
-                at = conflict
-                run = 0
-        else:
-            run = 0
-        at += 1
-    return HEAP_FULL
+        first = first_fit(c, n, word, start, high, &c.head.spill_low)
+        if first != HEAP_FULL or high == total:
+            return first
+        # Said before it is claimed: whoever clears up after a death looks no further.
+        at_cas64(&c.head.spill_high, high, min(total, high + n))
+        if start + n < high:
+            start = high - n    # what is free at the old end may go on in the new units
 
 
 cdef uint64_t alloc_on_disk(Ctx *c, uint64_t n, uint32_t kind, int *error) noexcept nogil:
