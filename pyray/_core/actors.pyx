@@ -30,7 +30,7 @@ from pyray._core.objects cimport (
     alive, await_object, deps_of, enqueue, hold_for, returns_of, sealed, task_ready,
 )
 from pyray._core.records cimport (
-    attempt_bits, attempt_of, gen_in, gen_of, plausible, stop_of, task_new,
+    attempt_bits, attempt_of, gen_in, gen_of, handle_of, next_record, plausible, stop_of, task_new,
 )
 from pyray._core.recovery cimport fail_task
 from pyray._core.running cimport (
@@ -650,30 +650,25 @@ def node_died(uint64_t actor, uint32_t slot):
 cdef Py_ssize_t lost_orphans(uint64_t actor, uint32_t slot, object error) except -1:
     """Calls that the dead process had begun and that stand in no mailbox any more, since their
     caller died before it: they cannot be run again."""
-    cdef uint32_t k, i
-    cdef uint64_t call, s
+    cdef uint64_t at = 0, call, s
     cdef pr_task *t
     cdef Py_ssize_t failed = 0
-    for k in range(1, min(at_load32(&C.head.chunks_used), <uint32_t>C.head.n_chunks)):
-        if C.chunks[k].kind != KIND_TASKS:
+    while next_record(C, KIND_TASKS, &at):
+        t = task_at(C, at)
+        s = at_load64(&t.state)
+        if (t.actor != actor or t.flags & TASK_F_CREATES or (s >> 48) & 0xFF != slot
+                or ((s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING)):
             continue
-        for i in range(0, PR_CHUNK_GRANULES, 2):
-            call = k * PR_CHUNK_GRANULES + i
-            t = task_at(C, call)
-            s = at_load64(&t.state)
-            if (t.actor != actor or t.flags & TASK_F_CREATES or (s >> 48) & 0xFF != slot
-                    or ((s & 0xFF) != TASK_CLAIMED and (s & 0xFF) != TASK_RUNNING)):
-                continue
-            call |= <uint64_t>gen_of(s) << 32
-            if returns_sealed(t):
-                note_for(slot, t, attempt_of(s), C.procs[slot].started_ns, outcome_of(t))
-                finish(call)
-                continue
-            if (s & 0xFF) == TASK_RUNNING:
-                note_for(slot, t, attempt_of(s), C.procs[slot].started_ns,
-                         EVENT_FAILED | EVENT_DIED)
-            fail_task(call, error)
-            failed += 1
+        call = handle_of(at, s)
+        if returns_sealed(t):
+            note_for(slot, t, attempt_of(s), C.procs[slot].started_ns, outcome_of(t))
+            finish(call)
+            continue
+        if (s & 0xFF) == TASK_RUNNING:
+            note_for(slot, t, attempt_of(s), C.procs[slot].started_ns,
+                     EVENT_FAILED | EVENT_DIED)
+        fail_task(call, error)
+        failed += 1
     return failed
 
 

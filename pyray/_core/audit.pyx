@@ -22,7 +22,7 @@ from pyray._core.mailboxes cimport Cursor, entry_at
 from pyray._core.objects cimport alive, deps_of, has_block, is_there, sealed
 from pyray._core.pins cimport place_of
 from pyray._core.queues cimport queue_segments
-from pyray._core.records cimport gen_in, gen_of, records_settle
+from pyray._core.records cimport gen_in, gen_of, handle_of, next_record, records_settle, used_chunks
 from pyray._core.shm cimport Ctx, get_ctx, mailbox_at, object_at, task_at
 from pyray._core.store cimport (
     PACKED_BYTES, ObjectID, check_session, contained_ids, is_known, known_handles, private_ids,
@@ -54,15 +54,6 @@ cdef tuple _wrongs = (
 
 # ---- each process's answer -----------------------------------------------------------------
 
-cdef uint32_t used_chunks() noexcept nogil:
-    cdef uint32_t n = at_load32(&C.head.chunks_used)
-    return n if n < C.head.n_chunks else <uint32_t>C.head.n_chunks
-
-
-cdef inline uint64_t handle_of(uint64_t slot, uint64_t state) noexcept nogil:
-    return (<uint64_t>gen_of(state) << 32) | slot
-
-
 cdef int say_wrong(uint32_t what, uint64_t where) except -1:
     if C.me.audit_wrong == 0:
         C.me.audit_what = what
@@ -73,7 +64,8 @@ cdef int say_wrong(uint32_t what, uint64_t where) except -1:
 
 def answer():
     """Say what this process holds, if somebody asks; called by its sweeps."""
-    cdef uint32_t number, k, i
+    cdef uint32_t number
+    cdef uint64_t slot = 0
     check_session()
     number = at_load32(&C.dispatch.audit)
     heap_settle(C)
@@ -82,10 +74,8 @@ def answer():
     C.me.audit_private = private_ids()
     C.me.audit_segments = queue_segments(C) + mailbox_segments()
     check_known()
-    for k in range(1, used_chunks()):
-        if C.chunks[k].kind == KIND_OBJECTS:
-            for i in range(PR_CHUNK_GRANULES):
-                own_object(<uint64_t>k * PR_CHUNK_GRANULES + i)
+    while next_record(C, KIND_OBJECTS, &slot):
+        own_object(slot)
     check_held()
     at_store32(&C.me.audit_number, number)
 
@@ -121,21 +111,16 @@ cdef int own_object(uint64_t slot) except -1:
 cdef int check_held() except -1:
     """Tasks that this process is to free."""
     cdef set held = tasks_to_free()
-    cdef uint32_t k, i
-    cdef uint64_t slot, s
+    cdef uint64_t slot = 0, s
     cdef pr_task *t
-    for k in range(1, used_chunks()):
-        if C.chunks[k].kind != KIND_TASKS:
+    while next_record(C, KIND_TASKS, &slot):
+        t = task_at(C, slot)
+        s = at_load64(&t.state)
+        if ((s & 0xFF) == TASK_FREE or (s & 0xFF) == TASK_NEW or t.submitter != C.self
+                or not at_load16(&t.flags) & TASK_F_HELD):
             continue
-        for i in range(0, PR_CHUNK_GRANULES, 2):
-            slot = <uint64_t>k * PR_CHUNK_GRANULES + i
-            t = task_at(C, slot)
-            s = at_load64(&t.state)
-            if ((s & 0xFF) == TASK_FREE or (s & 0xFF) == TASK_NEW or t.submitter != C.self
-                    or not at_load16(&t.flags) & TASK_F_HELD):
-                continue
-            if handle_of(slot, s) not in held:
-                say_wrong(WRONG_TASK, handle_of(slot, s))
+        if handle_of(slot, s) not in held:
+            say_wrong(WRONG_TASK, handle_of(slot, s))
     return 0
 
 
@@ -325,7 +310,7 @@ cdef class Walk:
         """Each chunk's owner is alive, each free record is listed, each segment is in use."""
         cdef uint32_t k, i, p, kind, step
         cdef uint64_t slot, s
-        for k in range(1, used_chunks()):
+        for k in range(1, used_chunks(C)):
             kind = at_load32(&C.chunks[k].kind)
             p = at_load32(&C.chunks[k].owner) - 1
             if p == 0xFFFFFFFF:
@@ -352,11 +337,9 @@ cdef class Walk:
         return 0
 
     cdef int check_objects(self) except -1:
-        cdef uint32_t k, i
-        for k in range(1, used_chunks()):
-            if C.chunks[k].kind == KIND_OBJECTS:
-                for i in range(PR_CHUNK_GRANULES):
-                    self.check_object(<uint64_t>k * PR_CHUNK_GRANULES + i)
+        cdef uint64_t slot = 0
+        while next_record(C, KIND_OBJECTS, &slot):
+            self.check_object(slot)
         return 0
 
     cdef int check_object(self, uint64_t slot) except -1:
@@ -484,11 +467,9 @@ cdef class Walk:
         return 0
 
     cdef int check_tasks(self) except -1:
-        cdef uint32_t k, i
-        for k in range(1, used_chunks()):
-            if C.chunks[k].kind == KIND_TASKS:
-                for i in range(0, PR_CHUNK_GRANULES, 2):
-                    self.check_task(<uint64_t>k * PR_CHUNK_GRANULES + i)
+        cdef uint64_t slot = 0
+        while next_record(C, KIND_TASKS, &slot):
+            self.check_task(slot)
         return 0
 
     cdef int check_task(self, uint64_t slot) except -1:
@@ -605,8 +586,8 @@ cdef class Walk:
 
     cdef int check_definitions(self) except -1:
         """What the table names is there for good, and the node's bit alone holds nothing else."""
-        cdef uint32_t n, k, i, most = at_load32(&C.head.funcs_used)
-        cdef uint64_t slot, s, handle
+        cdef uint32_t n, most = at_load32(&C.head.funcs_used)
+        cdef uint64_t slot = 0, s, handle
         cdef set published = set()
         for n in range(1, min(most, <uint32_t>PR_MAX_FUNCS)):
             handle = at_load64(&C.funcs[n].object)
@@ -615,16 +596,13 @@ cdef class Walk:
                 if not alive(C, handle) or not at_load64(
                         &object_at(C, handle).holders[0]) & (1 << NODE):
                     self.wrong("dangling", f"definition {n} is gone, or not held for good")
-        for k in range(1, used_chunks()):
-            for i in range(PR_CHUNK_GRANULES if C.chunks[k].kind == KIND_OBJECTS else 0):
-                slot = <uint64_t>k * PR_CHUNK_GRANULES + i
-                s = at_load64(&object_at(C, slot).state)
-                handle = handle_of(slot, s)
-                if (is_there(s) and at_load64(&object_at(C, slot).holders[0]) & (1 << NODE)
-                        and not is_known(handle) and handle not in published
-                        and self.answered(object_at(C, slot).owner)):
-                    self.wrong("stale", f"object {slot} is held by the node, which does not know "
-                               "it")
+        while next_record(C, KIND_OBJECTS, &slot):
+            s = at_load64(&object_at(C, slot).state)
+            handle = handle_of(slot, s)
+            if (is_there(s) and at_load64(&object_at(C, slot).holders[0]) & (1 << NODE)
+                    and not is_known(handle) and handle not in published
+                    and self.answered(object_at(C, slot).owner)):
+                self.wrong("stale", f"object {slot} is held by the node, which does not know it")
         return 0
 
     cdef int check_answers(self) except -1:

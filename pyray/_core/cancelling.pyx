@@ -10,7 +10,9 @@ from pyray._core.interrupts cimport cancelled_value, request
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport wake_actor
 from pyray._core.objects cimport alive, deps_of, returns_of, sealed
-from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, stop_of
+from pyray._core.records cimport (
+    attempt_of, gen_in, gen_of, handle_of, next_record, plausible, stop_of,
+)
 from pyray._core.recovery cimport end_failed
 from pyray._core.running cimport finish, store_error_at
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
@@ -163,27 +165,20 @@ def fail_cancelled(uint64_t task, str name, str how):
 
 def children_of(set ids):
     """Tasks not over that these tasks (by their 20 bytes) have submitted."""
-    cdef uint32_t k, i, n = at_load32(&C.head.chunks_used)
-    cdef uint64_t slot, s, handle
+    cdef uint64_t slot = 0, s, handle
     cdef pr_task *t
     cdef list found = []
-    if n > C.head.n_chunks:
-        n = <uint32_t>C.head.n_chunks
-    for k in range(1, n):
-        if C.chunks[k].kind != KIND_TASKS:
+    while next_record(C, KIND_TASKS, &slot):
+        t = task_at(C, slot)
+        s = at_load64(&t.state)
+        if (s & 0xFF) == TASK_FREE or (s & 0xFF) == TASK_DONE or (s & 0xFF) == TASK_NEW:
             continue
-        for i in range(0, PR_CHUNK_GRANULES, 2):
-            slot = <uint64_t>k * PR_CHUNK_GRANULES + i
-            t = task_at(C, slot)
-            s = at_load64(&t.state)
-            if (s & 0xFF) == TASK_FREE or (s & 0xFF) == TASK_DONE or (s & 0xFF) == TASK_NEW:
-                continue
-            # What the driver and the node submit has no parent among tasks.
-            if t.submitter <= C.self or (<const char *>t.parent_id)[:20] not in ids:
-                continue
-            handle = (<uint64_t>gen_of(s) << 32) | slot
-            if state_of(handle):
-                found.append(handle)
+        # What the driver and the node submit has no parent among tasks.
+        if t.submitter <= C.self or (<const char *>t.parent_id)[:20] not in ids:
+            continue
+        handle = handle_of(slot, s)
+        if state_of(handle):
+            found.append(handle)
     return found
 
 

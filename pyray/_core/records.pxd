@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from pyray._core.layout cimport (
-    PR_GEN_MASK, PR_GEN_SHIFT, PR_STOP, PR_STOP_GEN, at_load16, pr_task,
+    KIND_OBJECTS, PR_CHUNK_GRANULES, PR_GEN_MASK, PR_GEN_SHIFT, PR_STOP, PR_STOP_GEN, at_load16,
+    at_load32, pr_task,
 )
 from pyray._core.shm cimport Ctx
 
@@ -19,6 +20,26 @@ cdef void records_reset() noexcept nogil
 
 cdef inline uint32_t gen_of(uint64_t state) noexcept nogil:
     return <uint32_t>((state & PR_GEN_MASK) >> PR_GEN_SHIFT)
+
+cdef inline uint64_t handle_of(uint64_t slot, uint64_t state) noexcept nogil:
+    return (<uint64_t>gen_of(state) << 32) | slot
+
+cdef inline uint32_t used_chunks(Ctx *c) noexcept nogil:
+    cdef uint32_t n = at_load32(&c.head.chunks_used)
+    return n if n < c.head.n_chunks else <uint32_t>c.head.n_chunks
+
+cdef inline bint next_record(Ctx *c, uint32_t kind, uint64_t *slot) noexcept nogil:
+    """Move on, from 0 to the first and then to the next record of a kind, whatever its state; False
+    after the last."""
+    cdef uint64_t at = PR_CHUNK_GRANULES, end = <uint64_t>used_chunks(c) * PR_CHUNK_GRANULES
+    if slot[0]:
+        at = slot[0] + (1 if kind == KIND_OBJECTS else 2)
+    while at < end:
+        if at % PR_CHUNK_GRANULES or at_load32(&c.chunks[at // PR_CHUNK_GRANULES].kind) == kind:
+            slot[0] = at
+            return True
+        at += PR_CHUNK_GRANULES
+    return False
 
 cdef inline int attempt_of(uint64_t state) noexcept nogil:
     """How often a task has been run again."""

@@ -338,13 +338,10 @@ cdef uint64_t count_unstarted(Ctx *c, bint calls) noexcept nogil:
 def live_records():
     """How many records of (objects, tasks) are in use in the session, actors' refs included."""
     cdef Ctx *c = get_ctx()
-    cdef uint32_t k, i
-    cdef uint64_t objects = 0, tasks = 0
-    for k in range(1, min(at_load32(&c.head.chunks_used), <uint32_t>c.head.n_chunks)):
-        if c.chunks[k].kind == KIND_OBJECTS:
-            for i in range(PR_CHUNK_GRANULES):
-                objects += (object_at(c, k * PR_CHUNK_GRANULES + i).state & 0xFF) != OBJ_FREE
-        elif c.chunks[k].kind == KIND_TASKS:
-            for i in range(0, PR_CHUNK_GRANULES, 2):
-                tasks += (task_at(c, k * PR_CHUNK_GRANULES + i).state & 0xFF) != TASK_FREE
+    cdef uint64_t objects = 0, tasks = 0, slot = 0
+    while next_record(c, KIND_OBJECTS, &slot):
+        objects += (object_at(c, slot).state & 0xFF) != OBJ_FREE
+    slot = 0
+    while next_record(c, KIND_TASKS, &slot):
+        tasks += (task_at(c, slot).state & 0xFF) != TASK_FREE
     return objects, tasks

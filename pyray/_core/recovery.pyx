@@ -19,8 +19,8 @@ from pyray._core.objects cimport (
 )
 from pyray._core.queues cimport requeue_lanes
 from pyray._core.records cimport (
-    attempt_of, gen_in, gen_of, object_recycle, plausible, relist, task_recycle,
-    task_recycle_from,
+    attempt_of, gen_in, gen_of, handle_of, next_record, object_recycle, plausible, relist,
+    task_recycle, task_recycle_from, used_chunks,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport drop_pin, place_of
@@ -37,15 +37,6 @@ cdef enum:
 # Tasks that failed while they waited for arguments: other tasks hang on their links, so their
 # records stay until those arguments are there.
 cdef list _zombies = []
-
-
-cdef uint32_t chunks() noexcept nogil:
-    cdef uint32_t n = at_load32(&C.head.chunks_used)
-    return n if n < C.head.n_chunks else <uint32_t>C.head.n_chunks
-
-
-cdef inline uint64_t handle_of(uint64_t slot, uint64_t state) noexcept nogil:
-    return (<uint64_t>gen_of(state) << 32) | slot
 
 
 def recover(uint32_t p, error, spare=None):
@@ -99,126 +90,106 @@ cdef void finish_move(uint32_t p) noexcept nogil:
 
 cdef void finish_frees(uint32_t p) noexcept nogil:
     """Objects that p was just freeing, and free records that it may not have come to list."""
-    cdef uint32_t k, i, step
-    cdef uint64_t slot, s
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_OBJECTS and C.chunks[k].kind != KIND_TASKS:
-            continue
-        step = 1 if C.chunks[k].kind == KIND_OBJECTS else 2
-        for i in range(PR_CHUNK_GRANULES // step):
-            slot = k * PR_CHUNK_GRANULES + i * step
-            # Both kinds have their state first, and both call status 0 free.
-            s = at_load64(<uint64_t *>object_at(C, slot))
-            if s >> 48 != p + 1:
-                continue
-            if (s & 0xFF) == OBJ_FREE:
-                if C.chunks[k].owner != p + 1:
-                    relist(C, slot)
-            elif step == 1 and ((s & 0xFF) == OBJ_FREEING or (s & 0xFF) == OBJ_RELEASING
-                                or (s & 0xFF) == OBJ_EMPTY):
-                finish_free(C, handle_of(slot, s), s)
+    cdef uint64_t slot = 0, s
+    # Tasks have their state first, as objects do, and both call status 0 free.
+    while next_record(C, KIND_TASKS, &slot):
+        relist_free(p, slot)
+    slot = 0
+    while next_record(C, KIND_OBJECTS, &slot):
+        relist_free(p, slot)
+        s = at_load64(&object_at(C, slot).state)
+        if s >> 48 == p + 1 and ((s & 0xFF) == OBJ_FREEING or (s & 0xFF) == OBJ_RELEASING
+                                 or (s & 0xFF) == OBJ_EMPTY):
+            finish_free(C, handle_of(slot, s), s)
+
+
+cdef void relist_free(uint32_t p, uint64_t slot) noexcept nogil:
+    cdef uint64_t s = at_load64(<uint64_t *>object_at(C, slot))
+    if (s >> 48 == p + 1 and (s & 0xFF) == OBJ_FREE
+            and C.chunks[slot // PR_CHUNK_GRANULES].owner != p + 1):
+        relist(C, slot)
 
 
 cdef void finish_ends(uint32_t p) noexcept nogil:
     """Tasks whose returns p had sealed, and of which it was giving a block back; and those that are
     done, for a submitter that had died before p."""
-    cdef uint32_t k, i
-    cdef uint64_t slot, s
+    cdef uint64_t slot = 0, s
     cdef pr_task *t
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_TASKS:
-            continue
-        for i in range(0, PR_CHUNK_GRANULES, 2):
-            slot = k * PR_CHUNK_GRANULES + i
-            t = task_at(C, slot)
-            s = at_load64(&t.state)
-            if (s & 0xFF) == TASK_ENDING and (s >> 48) & 0xFF == p:
-                if t.ext_size and heap_is_small(t.ext_size):
-                    heap_free_again(C, t.ext, t.ext_size, seen_by_freer(t)[0])
-                t.ext_size = 0      # a large one's units are p's, and no record's
-                finish_ending(handle_of(slot, s))
-            elif (s & 0xFF) == TASK_DONE and not at_load16(&t.flags) & TASK_F_HELD:
-                task_recycle_from(C, handle_of(slot, s), s)
+    while next_record(C, KIND_TASKS, &slot):
+        t = task_at(C, slot)
+        s = at_load64(&t.state)
+        if (s & 0xFF) == TASK_ENDING and (s >> 48) & 0xFF == p:
+            if t.ext_size and heap_is_small(t.ext_size):
+                heap_free_again(C, t.ext, t.ext_size, seen_by_freer(t)[0])
+            t.ext_size = 0      # a large one's units are p's, and no record's
+            finish_ending(handle_of(slot, s))
+        elif (s & 0xFF) == TASK_DONE and not at_load16(&t.flags) & TASK_F_HELD:
+            task_recycle_from(C, handle_of(slot, s), s)
 
 
 cdef int drop_definitions(uint32_t p) except -1:
     """What p was publishing is held in the node's name, and may have come to no number."""
-    cdef uint32_t k, i
-    cdef uint64_t slot, s
+    cdef uint64_t slot = 0, s
     cdef pr_object *o
     cdef set published = None
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_OBJECTS:
+    while next_record(C, KIND_OBJECTS, &slot):
+        o = object_at(C, slot)
+        s = at_load64(&o.state)
+        if not is_there(s) or o.owner != p or not at_load64(&o.holders[0]) & (1 << NODE):
             continue
-        for i in range(PR_CHUNK_GRANULES):
-            slot = k * PR_CHUNK_GRANULES + i
-            o = object_at(C, slot)
-            s = at_load64(&o.state)
-            if not is_there(s) or o.owner != p or not at_load64(&o.holders[0]) & (1 << NODE):
-                continue
-            if is_known(handle_of(slot, s)):
-                continue
-            if published is None:
-                published = {C.funcs[n].object for n in range(
-                    min(at_load32(&C.head.funcs_used), <uint32_t>PR_MAX_FUNCS))}
-            if handle_of(slot, s) not in published:
-                at_and64(&o.holders[0], ~<uint64_t>(1 << NODE))
-                try_free(C, handle_of(slot, s))
+        if is_known(handle_of(slot, s)):
+            continue
+        if published is None:
+            published = {C.funcs[n].object for n in range(
+                min(at_load32(&C.head.funcs_used), <uint32_t>PR_MAX_FUNCS))}
+        if handle_of(slot, s) not in published:
+            at_and64(&o.holders[0], ~<uint64_t>(1 << NODE))
+            try_free(C, handle_of(slot, s))
     return 0
 
 
 cdef int take_over(uint32_t p) except -1:
     """Hold, as the node, the ids inside values that p was liable for."""
-    cdef uint32_t k, i
-    cdef uint64_t slot, s
+    cdef uint64_t slot = 0, s
     cdef pr_object *o
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_OBJECTS:
+    while next_record(C, KIND_OBJECTS, &slot):
+        o = object_at(C, slot)
+        s = at_load64(&o.state)
+        if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
             continue
-        for i in range(PR_CHUNK_GRANULES):
-            slot = k * PR_CHUNK_GRANULES + i
-            o = object_at(C, slot)
-            s = at_load64(&o.state)
-            if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
-                continue
-            if s & OBJ_CELL and s & OBJ_ACKED:
-                continue        # its reader has taken out what it needs
-            if (o.owner == p and s & OBJ_ACKED) or (o.liable == p and not s & OBJ_ACKED):
-                take_over_nested(handle_of(slot, s))
+        if s & OBJ_CELL and s & OBJ_ACKED:
+            continue        # its reader has taken out what it needs
+        if (o.owner == p and s & OBJ_ACKED) or (o.liable == p and not s & OBJ_ACKED):
+            take_over_nested(handle_of(slot, s))
     return 0
 
 
 cdef int orphan_tasks(uint32_t p, object error, object spare) except -1:
     """Tasks that p submitted: those under way end by themselves, the others fail."""
-    cdef uint32_t k, i
-    cdef uint64_t slot, s, handle, status
+    cdef uint64_t slot = 0, s, handle, status
     cdef pr_task *t
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_TASKS:
+    while next_record(C, KIND_TASKS, &slot):
+        t = task_at(C, slot)
+        s = at_load64(&t.state)
+        status = s & 0xFF
+        if status == TASK_FREE or t.submitter != p:
             continue
-        for i in range(0, PR_CHUNK_GRANULES, 2):
-            slot = k * PR_CHUNK_GRANULES + i
-            t = task_at(C, slot)
-            s = at_load64(&t.state)
-            status = s & 0xFF
-            if status == TASK_FREE or t.submitter != p:
+        handle = handle_of(slot, s)
+        if status == TASK_NEW:
+            task_recycle(C, handle)     # nothing refers to it yet
+        elif status == TASK_DONE:
+            task_recycle_from(C, handle, s)
+        elif (spare is not None and t.actor == 0
+              and (<const char *>t.parent_id)[:20] not in spare and adopt_task(handle, t)):
+            pass
+        else:
+            at_and16(&t.flags, <unsigned short>~TASK_F_HELD)
+            if fail_unstarted(handle, error):
                 continue
-            handle = handle_of(slot, s)
-            if status == TASK_NEW:
-                task_recycle(C, handle)     # nothing refers to it yet
-            elif status == TASK_DONE:
+            # It ends by itself; nobody will come for its record then.
+            s = at_load64(&t.state)
+            if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
                 task_recycle_from(C, handle, s)
-            elif (spare is not None and t.actor == 0
-                  and (<const char *>t.parent_id)[:20] not in spare and adopt_task(handle, t)):
-                pass
-            else:
-                at_and16(&t.flags, <unsigned short>~TASK_F_HELD)
-                if fail_unstarted(handle, error):
-                    continue
-                # It ends by itself; nobody will come for its record then.
-                s = at_load64(&t.state)
-                if (s & 0xFF) == TASK_DONE and gen_of(s) == gen_in(handle):
-                    task_recycle_from(C, handle, s)
     return 0
 
 
@@ -302,63 +273,53 @@ cdef int end_failed(uint64_t handle, uint64_t status, object error) except -1:
 
 
 cdef void drop_holds(uint32_t p) noexcept nogil:
-    cdef uint32_t k, i
-    cdef uint64_t slot, s
+    cdef uint64_t slot = 0, s
     cdef uint64_t bit = <uint64_t>1 << (p % 64)
     cdef pr_object *o
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_OBJECTS:
+    while next_record(C, KIND_OBJECTS, &slot):
+        o = object_at(C, slot)
+        s = at_load64(&o.state)
+        if not is_there(s):
             continue
-        for i in range(PR_CHUNK_GRANULES):
-            slot = k * PR_CHUNK_GRANULES + i
-            o = object_at(C, slot)
-            s = at_load64(&o.state)
-            if not is_there(s):
-                continue
-            drop_pin(p, o, s)
-            if at_load64(&o.holders[p // 64]) & bit:
-                at_and64(&o.holders[p // 64], ~bit)
-            elif not s >> 48:
-                continue        # known to its owner alone, if that is alive
-            # Also where the bit is gone already: p may have died before it looked for others'.
-            try_free(C, handle_of(slot, s))
+        drop_pin(p, o, s)
+        if at_load64(&o.holders[p // 64]) & bit:
+            at_and64(&o.holders[p // 64], ~bit)
+        elif not s >> 48:
+            continue        # known to its owner alone, if that is alive
+        # Also where the bit is gone already: p may have died before it looked for others'.
+        try_free(C, handle_of(slot, s))
 
 
 cdef void orphan_objects(uint32_t p) noexcept nogil:
     """Objects of p's: what was not sealed goes, unless a live task still makes it; sealed ones, and
     shared arrays, stay for as long as somebody holds them."""
-    cdef uint32_t k, i
-    cdef uint64_t slot, s, ts
+    cdef uint64_t slot = 0, s, ts
     cdef pr_object *o
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_OBJECTS:
+    while next_record(C, KIND_OBJECTS, &slot):
+        o = object_at(C, slot)
+        s = at_load64(&o.state)
+        if (s & 0xFF) == OBJ_FREE or o.owner != p:
             continue
-        for i in range(PR_CHUNK_GRANULES):
-            slot = k * PR_CHUNK_GRANULES + i
-            o = object_at(C, slot)
-            s = at_load64(&o.state)
-            if (s & 0xFF) == OBJ_FREE or o.owner != p:
-                continue
-            if (s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_OPEN:
-                o.owner = NODE
-                try_free(C, handle_of(slot, s))
-            elif (s & 0xFF) == OBJ_CREATED:
-                o.owner = NODE
-                if o.task != 0:
-                    ts = at_load64(&task_at(C, o.task).state)
-                    if gen_of(ts) == (o.task >> 32) and (ts & 0xFF) != TASK_FREE:
-                        try_free(C, handle_of(slot, s))     # its worker will seal, or drop it
-                        continue
-                if at_cas64(&o.state, s, (s & PR_GEN_MASK) | OBJ_EMPTY | PR_BY(NODE)):
-                    object_recycle(C, handle_of(slot, s))
+        if (s & 0xFF) == OBJ_SEALED or (s & 0xFF) == OBJ_OPEN:
+            o.owner = NODE
+            try_free(C, handle_of(slot, s))
+        elif (s & 0xFF) == OBJ_CREATED:
+            o.owner = NODE
+            if o.task != 0:
+                ts = at_load64(&task_at(C, o.task).state)
+                if gen_of(ts) == (o.task >> 32) and (ts & 0xFF) != TASK_FREE:
+                    try_free(C, handle_of(slot, s))     # its worker will seal, or drop it
+                    continue
+            if at_cas64(&o.state, s, (s & PR_GEN_MASK) | OBJ_EMPTY | PR_BY(NODE)):
+                object_recycle(C, handle_of(slot, s))
 
 
 cdef int reclaim_memory(uint32_t p) except -1:
     """Blocks that p claimed and that no object's payload lies in."""
     cdef uint64_t n = units_high(C)
     cdef uint8_t *live
-    cdef uint32_t k, i
-    cdef uint64_t slot, s, u, to, first, units
+    cdef uint32_t k
+    cdef uint64_t slot = 0, s, u, to, first, units
     cdef pr_object *o
     cdef pr_task *t
     cdef uint64_t *masks
@@ -370,27 +331,20 @@ cdef int reclaim_memory(uint32_t p) except -1:
         return 0
     try:
         with nogil:
-            for k in range(1, chunks()):
-                if C.chunks[k].kind == KIND_OBJECTS:
-                    for i in range(PR_CHUNK_GRANULES):
-                        slot = k * PR_CHUNK_GRANULES + i
-                        o = object_at(C, slot)
-                        s = at_load64(&o.state)
-                        # Those that a live process is just freeing are its own to free.
-                        if ((s & 0xFF) != OBJ_SEALED and (s & 0xFF) != OBJ_FREEING
-                                and (s & 0xFF) != OBJ_OPEN and (s & 0xFF) != OBJ_RELEASING):
-                            continue
-                        if s & OBJ_INLINE or o.size == 0:
-                            continue
-                        mark(live, masks, n, place_of(o), o.size)
-                elif C.chunks[k].kind == KIND_TASKS:
-                    for i in range(0, PR_CHUNK_GRANULES, 2):
-                        slot = k * PR_CHUNK_GRANULES + i
-                        t = task_at(C, slot)
-                        s = at_load64(&t.state)
-                        if (s & 0xFF) == TASK_FREE or t.ext_size == 0:
-                            continue
-                        mark(live, masks, n, t.ext, t.ext_size)
+            while next_record(C, KIND_TASKS, &slot):
+                t = task_at(C, slot)
+                if (at_load64(&t.state) & 0xFF) != TASK_FREE and t.ext_size:
+                    mark(live, masks, n, t.ext, t.ext_size)
+            slot = 0
+            while next_record(C, KIND_OBJECTS, &slot):
+                o = object_at(C, slot)
+                s = at_load64(&o.state)
+                # Those that a live process is just freeing are its own to free.
+                if ((s & 0xFF) != OBJ_SEALED and (s & 0xFF) != OBJ_FREEING
+                        and (s & 0xFF) != OBJ_OPEN and (s & 0xFF) != OBJ_RELEASING):
+                    continue
+                if not s & OBJ_INLINE and o.size:
+                    mark(live, masks, n, place_of(o), o.size)
             # What a live process is just moving may have left its old block before the look above.
             # That block is the mover's to free, and has its name once it does not say so any more.
             for k in range(at_load32(&C.head.procs_high)):
@@ -509,7 +463,7 @@ cdef void release_chunks(uint32_t p) noexcept nogil:
     """Mark p's free records as free and put its chunks up for adoption."""
     cdef uint32_t k, i, step
     cdef uint64_t slot
-    for k in range(1, chunks()):
+    for k in range(1, used_chunks(C)):
         if C.chunks[k].owner != p + 1:
             continue
         if C.chunks[k].kind == KIND_SEGMENT:
@@ -551,25 +505,21 @@ cdef void reset_slot(uint32_t p) noexcept nogil:
 
 cdef void rescan_waiting() noexcept nogil:
     """Tasks whose argument was sealed by p, which may have died before it told them."""
-    cdef uint32_t k, i, j
-    cdef uint64_t slot, s
+    cdef uint32_t j
+    cdef uint64_t slot = 0, s
     cdef pr_task *t
     cdef pr_dep *d
-    for k in range(1, chunks()):
-        if C.chunks[k].kind != KIND_TASKS:
+    while next_record(C, KIND_TASKS, &slot):
+        t = task_at(C, slot)
+        s = at_load64(&t.state)
+        if (s & 0xFF) != TASK_WAITING or t.ndeps == 0:
             continue
-        for i in range(0, PR_CHUNK_GRANULES, 2):
-            slot = k * PR_CHUNK_GRANULES + i
-            t = task_at(C, slot)
-            s = at_load64(&t.state)
-            if (s & 0xFF) != TASK_WAITING or t.ndeps == 0:
-                continue
-            d = deps_of(C, t)
-            for j in range(t.ndeps):
-                if alive(C, d[j].object) and sealed(C, d[j].object):
-                    at_store32(&d[j].ready, 1)
-            if task_ready(C, handle_of(slot, s)):
-                enqueue(C, handle_of(slot, s))
+        d = deps_of(C, t)
+        for j in range(t.ndeps):
+            if alive(C, d[j].object) and sealed(C, d[j].object):
+                at_store32(&d[j].ready, 1)
+        if task_ready(C, handle_of(slot, s)):
+            enqueue(C, handle_of(slot, s))
 
 
 def pending():
