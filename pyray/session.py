@@ -229,13 +229,13 @@ class Session(Resources):
             self._sock.sendall(protocol.pickled(protocol.CONFIG, self.config))
         except OSError:
             pass  # it has ended already; the reader finds out how
-        tasks.set_on_hold(self._on_hold)
+        tasks.set_hold_fd(self._holding)
         self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
         self._reader.start()
 
     def _abandon(self) -> None:
         """It could not be started: leave nothing."""
-        tasks.set_on_hold(None)
+        tasks.set_hold_fd(-1)
         if self.node is not None:
             self.node.kill()
             self.node.wait()
@@ -256,9 +256,6 @@ class Session(Resources):
             raise SessionError(f"the node process did not come up: {reason}")
 
     # ---- what the node says ----------------------------------------------------------------
-
-    def _on_hold(self) -> None:
-        os.eventfd_write(self._holding, 1)
 
     def _await_frame(self) -> None:
         """Wait until the node says something; meanwhile let go of what finished tasks needed."""
@@ -524,7 +521,7 @@ class Session(Resources):
         if self._sock is not None:
             self._sock.close()
         control.set_bell(-1)
-        tasks.set_on_hold(None)
+        tasks.set_hold_fd(-1)
         for fd in (self._bell, self._holding):
             if fd >= 0:
                 os.close(fd)

@@ -540,10 +540,12 @@ class Shell:
             wants = {k for k in self.request(other) if is_cpu(k)} or {"place"}
             assert not wants & kinds, f"{task} started before {other} could go on"
         ahead: set[Any] = set()  # kinds that something further ahead waits for
+        # What its worker's death gives back is given out before the scheduler has it again.
+        unknown = {event.task for event in self.events if isinstance(event, m.TaskSubmitted)}
         for other in sorted(self.queued, key=self.queued.__getitem__):
             if other == task:
                 break
-            if self.waits_for_lasting(other):
+            if other in unknown or self.waits_for_lasting(other):
                 continue
             short = self.short(other, free, gpus)
             if {k for k in ahead & set(self.request(other)) if not is_cpu(k)}:

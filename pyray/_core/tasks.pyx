@@ -10,6 +10,7 @@ from cpython.list cimport PyList_GET_ITEM
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.unistd cimport write
 
 from pyray._core.by_reference cimport is_shared, shared
 from pyray._core.compact cimport compact_encode_arguments
@@ -62,7 +63,7 @@ cdef object _variable = None
 # An empty list, for use while a call's arguments are encoded.
 cdef list _looks = []
 cdef object _sweep_more = None      # what else is to be swept
-cdef object _on_hold = None         # called when a task comes to hold ids and none did before
+cdef int _hold_fd = -1              # eventfd: a task has come to hold ids, and none did before
 
 
 # ---- what tasks hold -----------------------------------------------------------------------
@@ -256,11 +257,14 @@ def sweep_idly():
     return sweep()
 
 
-def set_on_hold(on_hold):
-    """Have `on_hold()` called when this process begins to hold ids for a task: somebody is to sweep
-    from time to time until it holds none any more."""
-    global _on_hold
-    _on_hold = on_hold
+def set_hold_fd(int fd):
+    """The eventfd that is rung when this process begins to hold ids for a task: somebody is to
+    sweep from time to time until it holds none any more.  -1: none.
+
+    No callback: one in Python could be interrupted, with the task's record half written.
+    """
+    global _hold_fd
+    _hold_fd = fd
 
 
 cdef bint holds_for_others():
@@ -425,7 +429,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
     cdef TaskContext me = here()
     cdef Py_ssize_t nargs = PyTuple_GET_SIZE(args)
     cdef Py_ssize_t i, n, ndeps = 0, nlooks = 0
-    cdef uint64_t handle, ret, ext, ext_size, counter
+    cdef uint64_t handle, ret, ext, ext_size, counter, one = 1
     cdef pr_task *t
     cdef pr_dep *d
     cdef uint64_t *rets
@@ -538,8 +542,8 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
         rets[i] = ret
         object_at(C, ret).task = handle
     if refs is not None:
-        if not _held and _on_hold is not None:
-            _on_hold()
+        if not _held and _hold_fd >= 0:
+            write(_hold_fd, &one, 8)
         add_held(handle, refs[0] if len(refs) == 1 else refs)
         # Not what is looked into: letting go of that frees nothing, since the views here hold it.
         if refs is not looks:
