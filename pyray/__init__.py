@@ -8,9 +8,8 @@
 [0, 1, 4, 9]
 """
 
-from typing import TYPE_CHECKING, Any
-
 from pyray import exceptions
+from pyray._core.annotations import TYPE_CHECKING, Any
 from pyray._core.store import ObjectID
 from pyray.actor import get_actor, kill
 from pyray.api import (

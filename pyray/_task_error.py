@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
+from pyray._core.annotations import Any
 from pyray._core.errors import PyrayError
 
 # The interpreter and asyncio act on these: raised in the driver they would end it, or the coroutine

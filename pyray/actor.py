@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from types import NoneType
-from typing import Any
 
 from pyray import definitions, placement
 from pyray._core import actors, shm, tasks
+from pyray._core.annotations import Any
 from pyray._core.errors import ActorExit, ObjectLostError, SessionError
 from pyray.actor_handle import ActorHandle, ActorMethod, rebuild_handle
 from pyray.actor_interface import Interface, bind

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 from pyray import definitions
 from pyray._core import actors, shm, store, tasks
+from pyray._core.annotations import Any
 from pyray._core.store import ObjectID
 from pyray.actor_interface import ANY_NUMBER, Interface, bind, raw_method
 from pyray.actor_options import check_method_options

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
 
+from pyray._core.annotations import TYPE_CHECKING, Any
 from pyray.actor_options import check_method_options
+from pyray.frozen import Frozen
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _F = TypeVar("_F", bound=Callable[..., Any])
 
 _VARARGS = 0x04
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
@@ -72,7 +76,7 @@ def options_of(function: Any) -> dict[str, Any]:
     return found
 
 
-class Method(NamedTuple):
+class Method(Frozen):
     """What a handle knows of a method."""
 
     number: int

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from pyray._core.annotations import Any
 from pyray.options import (
     CLUSTER_ONLY,
     check_exceptions,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
 from pyray import identity, session
 from pyray._core import control, running, shm, store, tasks, waiting
+from pyray._core.annotations import TYPE_CHECKING, Any
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get, wait
 from pyray.exceptions import SessionError
@@ -31,7 +31,10 @@ __all__ = [
     "wait",
 ]
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
 
 
 def init(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyray import session
 from pyray._core import store, tasks
+from pyray._core.annotations import Any
 from pyray._core.generators import ObjectRefGenerator
 from pyray._core.store import ObjectID
 

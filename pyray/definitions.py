@@ -10,9 +10,9 @@ the order of definitions does not matter, and recursion needs nothing special.
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from pyray._core import functions, shm
+from pyray._core.annotations import Any
 
 # By id(); the object is kept so that its id stays its own.  Emptied when the session changes.
 _numbers: dict[int, tuple[Any, int]] = {}

@@ -9,8 +9,7 @@ the store and by pickle, with their attributes.
 
 from __future__ import annotations
 
-from typing import Any
-
+from pyray._core.annotations import Any
 from pyray._core.errors import (
     ActorExit,
     ForeignObjectError,

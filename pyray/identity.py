@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from pyray._core import ids, shm
+from pyray._core.annotations import Any
 
 # In the place of a return's index; no object has these.
 _NODE, _WORKER = 0xFFFF0001, 0xFFFF0002

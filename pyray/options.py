@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pyray import runtime_env
+from pyray._core.annotations import Any
 from pyray.scheduling import OLD_OPTIONS, check_strategy, old_options
 
 # Options of Ray's that mean something on a cluster only: accepted, without effect.

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, NamedTuple
 
 from pyray import identity, session
 from pyray._core import actors, shm, store, tasks, waiting
+from pyray._core.annotations import Any
 from pyray._core.store import ObjectID
 from pyray.exceptions import (
     ForeignObjectError,
     InfeasibleResourcesError,
     TaskPlacementGroupRemoved,
 )
+from pyray.frozen import Frozen
 from pyray.options import check_amount
 from pyray.scheduling import (
     ID_BYTES,
@@ -53,7 +54,7 @@ _local: dict[str, dict[str, Any]] = {}
 _GONE = {"state": "REMOVED"}
 
 
-class Place(NamedTuple):
+class Place(Frozen):
     """Where in a placement group something is to run."""
 
     group: str

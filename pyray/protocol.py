@@ -14,7 +14,8 @@ import struct
 # more than what it is built on.
 from _socket import SHUT_RDWR, socketpair
 from _socket import socket as Socket
-from typing import Any
+
+from pyray._core.annotations import Any
 
 __all__ = ["SHUT_RDWR", "Frames", "Socket", "socketpair"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from pyray import session
+from pyray._core.annotations import Any
 
 
 class RayContext(dict[str, Any]):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pyray import definitions, placement
 from pyray._core import shm, tasks
+from pyray._core.annotations import Any
 from pyray.options import DEFAULTS, check_options, resource_request
 
 # Codes of a function's flags (the inspect module is not imported for them: it costs 10 ms).

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from pyray import api, definitions, identity, placement, runtime_env, session
 from pyray._core import census, ids, running, shm, store, tasks
+from pyray._core.annotations import Any
 from pyray._core.hex_id import HexID
 from pyray.actor_handle import ActorHandle, rebuild_handle
+from pyray.frozen import Frozen
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
 
@@ -16,7 +16,7 @@ _shapes: dict[int, dict[str, float]] = {}
 _epoch = -1
 
 
-class _Task(NamedTuple):
+class _Task(Frozen):
     """The task that asks."""
 
     id: str

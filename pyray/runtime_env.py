@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+
+from pyray._core.annotations import Any
 
 __all__ = ["RuntimeEnv"]
 

@@ -6,7 +6,8 @@ There is one machine, so of Ray's strategies only placement groups make a differ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from pyray._core.annotations import Any
 
 __all__ = [
     "OLD_OPTIONS",

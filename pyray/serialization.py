@@ -8,8 +8,8 @@ here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from pyray._core.annotations import Any
 from pyray._core.serializer import (
     CorruptObjectError,
     DefinitionNotFoundError,

@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from pyray import protocol, runtime_env, spilling, tell
 from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
 from pyray._core import spilling as core_spilling
+from pyray._core.annotations import Any
 from pyray.child import Child, above_standard
 from pyray.exceptions import (
     InfeasibleResourcesError,

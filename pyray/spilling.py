@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
 
 from pyray._core import shm
 from pyray.exceptions import SessionError
+from pyray.frozen import Frozen
 
 # Unless the user says. The file takes blocks as objects go there; what this bounds is address
 # space, and what a program that never drops anything can do to the disk.
@@ -23,7 +23,7 @@ RESERVE_SHARE = 20
 LEAST = 64 << 20
 
 
-class SpillFile(NamedTuple):
+class SpillFile(Frozen):
     """What `open_file` has opened.
 
     Attributes

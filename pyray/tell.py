@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pyray import definitions
 from pyray._core import control, shm, store
+from pyray._core.annotations import Any
 from pyray._task_error import TaskError, text_only
 from pyray.exceptions import TaskCancelledError
 

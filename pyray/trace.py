@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyray import history, identity, session
+from pyray._core.annotations import Any
 
 __all__ = ["timeline"]
 

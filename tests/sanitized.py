@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "pyray" / "_core"
 FLAGS = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread", "-w"]
-PLAIN = ["errors.py", "serial_errors.py", "hex_id.py"]
+PLAIN = ["annotations.py", "errors.py", "serial_errors.py", "hex_id.py"]
 # Run in a process of its own: setuptools takes its orders from sys.argv.
 SETUP = """
 import json, re, sys

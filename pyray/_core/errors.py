@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pyray._core.annotations import Any
 
 
 class PyrayError(Exception):

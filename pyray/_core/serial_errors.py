@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from pyray._core.annotations import Any
 from pyray._core.errors import PyrayError
 
 __all__ = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyray.node.frozen import Frozen
+from pyray.frozen import Frozen
 
 __all__ = ["Candidate", "Limit", "Shortage", "choose", "gigabytes", "pause", "worst"]
 

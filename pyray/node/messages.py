@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pyray.node.frozen import Frozen
+from pyray.frozen import Frozen
 from pyray.node.resources import Allocation
 
 __all__ = [

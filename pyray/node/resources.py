@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from numbers import Integral, Real
 
-from pyray.node.frozen import Frozen
+from pyray.frozen import Frozen
 
 __all__ = [
     "CPU",

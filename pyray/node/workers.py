@@ -11,7 +11,7 @@ from typing import Any
 
 from pyray import protocol
 from pyray._core import control
-from pyray.node.frozen import Frozen
+from pyray.frozen import Frozen
 from pyray.node.memory import Shortage
 
 LINE_CAP = 1 << 16

@@ -7,7 +7,16 @@ a millisecond: forty kinds of message would delay the node's start, and the firs
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, dataclass_transform
+
+from pyray._core.annotations import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import dataclass_transform
+else:
+
+    def dataclass_transform(**options):
+        return lambda made: made
+
 
 __all__ = ["Frozen"]
 
