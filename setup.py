@@ -1,8 +1,10 @@
 """Build pyray's Cython core; everything else about the package stands in ``pyproject.toml``.
 
-Every ``pyray/_core/NAME.pyx`` becomes one extension, ``pyray._core.NAME``.  Three environment
-variables choose another build than the release one, and each kind of build keeps its own folder
-under ``build/``, so that going from one to another never mixes objects of both:
+All of ``pyray/_core/*.pyx`` becomes one shared library, which ``pyray/_core/__init__.py`` loads the
+modules from: one library each would take more time at ``import pyray``, and memory in every
+process.  Three environment variables choose another build than the release one, and each kind of
+build keeps its own folder under ``build/``, so that going from one to another never mixes objects
+of both:
 
 ``PYRAY_DEBUG=1``
     no optimisation, C ``assert`` on, ``PYRAY_DEBUG`` defined for the C code, bounds checks on.
@@ -19,11 +21,13 @@ import platform
 import shutil
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 CORE = "pyray/_core"
 MACHINES = ("x86_64", "aarch64")
@@ -97,22 +101,18 @@ def link_flags() -> list[str]:
     return ["-pthread", *([f"-fsanitize={','.join(sanitizers)}"] if sanitizers else [])]
 
 
-def core_extensions() -> list[Extension]:
-    # Whatever the modules share: an edit of any of these rebuilds them all.
-    shared = sorted(glob(f"{CORE}/*.h") + glob(f"{CORE}/*.pxd")) + ["setup.py"]
-    return [
-        Extension(
-            f"pyray._core.{os.path.basename(source).removesuffix('.pyx')}",
-            [source],
-            include_dirs=[CORE],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            depends=shared,
-            extra_compile_args=compile_flags(),
-            extra_link_args=link_flags(),
-            language="c",
-        )
-        for source in sorted(glob(f"{CORE}/*.pyx"))
-    ]
+def core_library() -> Extension:
+    return Extension(
+        "pyray._core.native",
+        sorted(glob(f"{CORE}/*.pyx")),
+        include_dirs=[CORE],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        # Whatever the modules share: an edit of any of these rebuilds them all.
+        depends=sorted(glob(f"{CORE}/*.h") + glob(f"{CORE}/*.pxd")) + ["setup.py"],
+        extra_compile_args=compile_flags(),
+        extra_link_args=link_flags(),
+        language="c",
+    )
 
 
 class build_in_flavour(build):
@@ -154,8 +154,13 @@ class build_core(build_ext):
         from Cython.Build import cythonize
 
         debug = debug_wanted()
+        (library,) = self.extensions
+        # One by one, since what an Extension is called is its module's name to Cython.
         written = cythonize(
-            self.extensions,
+            [
+                Extension(f"pyray._core.{os.path.basename(source)[:-4]}", [source])
+                for source in library.sources
+            ],
             build_dir=os.path.join("build", flavour(), f"cython-{Cython.__version__}"),
             nthreads=os.cpu_count() or 1,
             force=self.force,
@@ -171,10 +176,34 @@ class build_core(build_ext):
                 "embedsignature": True,
             },
         )
-        sources = {extension.name: extension.sources for extension in written}
-        for extension in self.extensions:
-            extension.sources = sources[extension.name]
-            extension.include_dirs = [*extension.include_dirs, numpy.get_include()]
+        library.sources = [source for module in written for source in module.sources]
+        library.include_dirs = [*library.include_dirs, numpy.get_include()]
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile what has changed, side by side: setuptools has whole libraries side by side."""
+        with ThreadPoolExecutor(self.parallel) as pool:
+            objects = list(pool.map(lambda source: self.compile(ext, source), ext.sources))
+        self.compiler.link_shared_object(
+            objects,
+            self.get_ext_fullpath(ext.name),
+            extra_postargs=ext.extra_link_args,
+            build_temp=self.build_temp,
+            target_lang=ext.language,
+        )
+
+    def compile(self, ext: Extension, source: str) -> str:
+        """One module's object file."""
+        (made,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
+        if self.force or newer_group([source, *ext.depends], made):
+            self.compiler.compile(
+                [source],
+                output_dir=self.build_temp,
+                macros=ext.define_macros,
+                include_dirs=ext.include_dirs,
+                extra_postargs=ext.extra_compile_args,
+                depends=ext.depends,
+            )
+        return str(made)
 
     def copy_extensions_to_source(self) -> None:
         # Without force an older build of another kind would not replace a newer one in place.
@@ -190,6 +219,6 @@ if __name__ == "__main__":
     if reason is not None:
         sys.exit(f"pyray can't be built here: {reason}.")
     setup(
-        ext_modules=core_extensions(),
+        ext_modules=[core_library()],
         cmdclass={"build": build_in_flavour, "build_ext": build_core},
     )
