@@ -248,10 +248,23 @@ def timed(function: Callable[[], Any]) -> float:
     return elapsed
 
 
+# What goes to and fro between two processes begins, where virtual CPUs were idle, with both on one
+# of them, until the kernel's balancing moves one away: that takes up to 50 ms.
+BUSY_SECONDS = 0.05
+
+
+def keep_busy(function: Callable[[], Any]) -> None:
+    """Do for a while what is to be timed next: others had the machine meanwhile."""
+    end = time.perf_counter() + BUSY_SECONDS
+    while time.perf_counter() < end:
+        function()
+
+
 def micros_each(function: Callable[[], Any], times: int, per_call: int = 1) -> Sample:
-    """Microseconds per operation, over so many calls of so many operations."""
+    """Microseconds per operation, over so many calls of so many operations, once it is busy."""
 
     def sample() -> float:
+        keep_busy(function)
         calls = range(times)
         start = time.perf_counter()
         for _ in calls:
