@@ -433,6 +433,7 @@ def test_the_share_of_the_machine_that_may_be_used(tmp_path: Path) -> None:
 def test_the_timer_is_set_anew_when_the_node_comes_to_it() -> None:
     """By a worker that begins a task in that very moment: then there is nothing to read."""
     watch = Watch.__new__(Watch)
+    watch._kills = 0
     watch.alarm = os.eventfd(0, os.EFD_NONBLOCK)
     try:
         watch.woken()

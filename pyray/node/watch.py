@@ -97,7 +97,7 @@ class Watch:
         self._idle = 0
         self._ending: tuple[Worker, float] | None = None
         self._said = False
-        # At the first look, since it takes half a millisecond; None: not known yet.
+        # When something runs, since it takes half a millisecond; None: not known yet.
         self._kills = None if self._longest else machine.oom_kills()
         self._held: dict[int, Held] = {}
         self._released = 0.0
@@ -138,6 +138,12 @@ class Watch:
         """Something runs after a rest: `due` says when to look."""
         with contextlib.suppress(BlockingIOError):  # a worker has just set the timer anew
             os.read(self.alarm, 8)
+        self._count_kills()
+
+    def _count_kills(self) -> None:
+        """How many there were before, so that the next one is noticed."""
+        if self._kills is None:
+            self._kills = machine.oom_kills()
 
     def pressed(self) -> None:
         """The kernel tells that processes wait for memory."""
@@ -152,8 +158,7 @@ class Watch:
 
     def _look(self) -> None:
         began = time.thread_time()
-        if self._kills is None:
-            self._kills = machine.oom_kills()
+        self._count_kills()
         limits = self._limits()
         # Not before: closing it takes the kernel ten milliseconds, at the end of each session.
         if self.fd is None and any(limit.used > limit.size // 2 for limit in limits):
