@@ -21,7 +21,10 @@ def take(megabytes):
     return [b"x" * (1 << 20) for _ in range(megabytes)]
 @ray.remote
 def hog(megabytes):
-    kept = take(megabytes)
+    kept = []
+    for _ in range(megabytes // 5):  # not faster than a node that gets no CPU for a while can look
+        kept += take(5)
+        time.sleep(0.01)
     time.sleep(60)
 @ray.remote(max_retries=0)
 def bystander():
