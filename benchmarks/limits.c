@@ -56,8 +56,8 @@ static void bind(const cpu_set_t *usable, int n)
         }
 }
 
-/* Seconds per round trip; negative if there could be none. */
-double ping_pong(int rounds, int parked)
+/* Seconds per round trip, each after a rest of so many microseconds; negative: there could be none. */
+double ping_pong(int rounds, int parked, unsigned rest)
 {
     word *turn = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (turn == MAP_FAILED)
@@ -80,10 +80,15 @@ double ping_pong(int rounds, int parked)
     }
     bind(&usable, 0);
     int done = 0;
-    double start = 0;
+    double start = 0, rested = 0;
     for (int i = -10; i < rounds; i++) {        /* ten to warm up */
         if (i == 0)
             start = now();
+        if (rest && i >= 0) {
+            double begin = now();
+            usleep(rest);
+            rested += now() - begin;
+        }
         hand_over(turn, 1, parked);
         await(turn, 0, parked);
         if (i >= 0) {
@@ -97,5 +102,5 @@ double ping_pong(int rounds, int parked)
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
     munmap(turn, 4096);
-    return elapsed / done;
+    return (elapsed - rested) / done;
 }

@@ -18,10 +18,12 @@ from benchmarks.harness import Sample, timed
 
 SPINNING = "spinning ping-pong in C"
 PARKED = "parked ping-pong in C"
+RESTED = "the same, each after 100 ms"
+REST = 100_000  # µs
 
 
 @cache
-def _ping_pong() -> Callable[[int, int], float] | None:
+def _ping_pong() -> Callable[[int, int, int], float] | None:
     """`ping_pong` of limits.c; None where there is no compiler."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None or platform.machine() not in ("x86_64", "i686"):
@@ -34,7 +36,7 @@ def _ping_pong() -> Callable[[int, int], float] | None:
             return None
         function = ctypes.CDLL(library).ping_pong
     function.restype = ctypes.c_double
-    function.argtypes = [ctypes.c_int, ctypes.c_int]
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_uint]
     return function
 
 
@@ -43,8 +45,8 @@ def ping_pongs(*kinds: str) -> dict[str, Sample]:
     function = _ping_pong()
     if function is None:
         return {}
-    rounds = {SPINNING: 10_000, PARKED: 200}
-    return {k: lambda k=k: function(rounds[k], k == PARKED) * 1e6 for k in kinds}
+    how = {SPINNING: (10_000, 0, 0), PARKED: (200, 1, 0), RESTED: (5, 1, REST)}
+    return {k: lambda k=k: function(*how[k]) * 1e6 for k in kinds}
 
 
 def copy_to_warm(array: np.ndarray) -> Sample:

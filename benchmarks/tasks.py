@@ -154,11 +154,12 @@ def after_idleness(function: Any) -> Sample:
     "no-op task after 100 ms of idleness",
     "µs",
     at_most_times(2, limits.PARKED),
+    at_most_times(2, limits.RESTED),
     rounds=15,
     quick_rounds=5,
 )
 def _sync_idle(bench: Bench) -> dict[str, Sample]:
-    parked = limits.ping_pongs(limits.PARKED)
+    parked = limits.ping_pongs(limits.PARKED, limits.RESTED)
     return {
         PYRAY: after_idleness(sync),
         **parked,
