@@ -104,6 +104,8 @@ class Shell:
         self.busy = True
         while self.events:
             event = self.events.popleft()
+            if isinstance(event, m.WorkerDied | m.DedicatedDied | m.Tick):
+                self.no_process = False  # one may be had from now on
             for instruction in self.s.handle(event):
                 getattr(self, "do_" + type(instruction).__name__)(instruction)
             if self.validate:

@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free
 
 from pyray._core.arena cimport arena, pyray_arena
 from pyray._core.dispatch cimport next_task, token_release
-from pyray._core.heap cimport heap_alloc, heap_reset, heap_trim
+from pyray._core.heap cimport heap_alloc, heap_reset, heap_trim, heap_used
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport (
     Reader, Segments, box_push, next_call, reader_open, settle_all,
@@ -404,7 +404,7 @@ def end():
     for i in range(made):
         wrong += _runs[i] != 1
     left = records.live_records()
-    units = C.head.used_units
+    units = heap_used(C)
     shm.detach()
     return _failure, made, wrong, left, units
 
