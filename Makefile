@@ -3,7 +3,7 @@
 #   make demo          build pyray and the Cython examples, then run every example
 #   make test          the same, then the tests         (ARGS="-k store" goes to pytest)
 #   make test-slow     the tests that take minutes each
-#   make test-storm    the storms of docs/reliability.md in full size: half an hour
+#   make test-storm    the storms of docs/reliability.md in full size: forty minutes
 #   make test-soak     ten minutes of mixed work    (PYRAY_SOAK_SECONDS=3600 for an hour)
 #   make test-root     attacks by other users, real cgroups, namespaces: as root
 #   make test-sanitize the tests with the core under AddressSanitizer and UBSan, in a copy of the tree
