@@ -124,8 +124,10 @@ class build_in_flavour(build):
         super().finalize_options()
 
     def run(self) -> None:
-        # A wheel takes whatever lies in build_lib: a module deleted since must not be there.
+        # A wheel takes whatever lies in build_lib: a module deleted since must not be there, nor
+        # what other flags, or another compiler, have made.
         shutil.rmtree(self.build_lib, ignore_errors=True)
+        shutil.rmtree(self.build_temp, ignore_errors=True)
         super().run()
 
 
@@ -181,12 +183,13 @@ class build_core(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile what has changed, side by side: setuptools has whole libraries side by side."""
-        with ThreadPoolExecutor(self.parallel) as pool:
+        with ThreadPoolExecutor(max(1, self.parallel)) as pool:
             objects = list(pool.map(lambda source: self.compile(ext, source), ext.sources))
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
             extra_postargs=ext.extra_link_args,
+            debug=self.debug,
             build_temp=self.build_temp,
             target_lang=ext.language,
         )
@@ -201,6 +204,7 @@ class build_core(build_ext):
                 macros=ext.define_macros,
                 include_dirs=ext.include_dirs,
                 extra_postargs=ext.extra_compile_args,
+                debug=self.debug,
                 depends=ext.depends,
             )
         return str(made)

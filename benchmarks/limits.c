@@ -93,7 +93,7 @@ double ping_pong(int rounds, int parked, unsigned rest)
         await(turn, 0, parked);
         if (i >= 0) {
             done++;
-            if (now() - start > LIMIT)
+            if (now() - start - rested > LIMIT)
                 break;
         }
     }

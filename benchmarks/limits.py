@@ -18,7 +18,7 @@ from benchmarks.harness import Sample, timed
 
 SPINNING = "spinning ping-pong in C"
 PARKED = "parked ping-pong in C"
-RESTED = "the same, each after 100 ms"
+RESTED = "parked, after 100 ms each time"
 REST = 100_000  # µs
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     _F = TypeVar("_F", bound=Callable[..., Any])
+else:
+    _F = Any
 
 _VARARGS = 0x04
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200

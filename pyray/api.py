@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     _T = TypeVar("_T")
+else:
+    _T = Any
 
 
 def init(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pyray import definitions, session
 from pyray._core import census, events, ids
-from pyray.frozen import Frozen
 
 # How long a reader waits for tasks to have ended whose results are there: that takes microseconds,
 # unless their worker is stopped or gets no CPU.
@@ -24,7 +24,7 @@ NORMAL, CREATION, METHOD = "NORMAL_TASK", "ACTOR_CREATION_TASK", "ACTOR_TASK"
 _offset = time.time_ns() - time.monotonic_ns()
 
 
-class Attempt(Frozen):
+class Attempt(NamedTuple):
     """One attempt at a task.
 
     Attributes

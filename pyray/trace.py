@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pyray import history, identity, session
-from pyray._core.annotations import Any
+from pyray import identity, session
+from pyray._core.annotations import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyray import history
 
 __all__ = ["timeline"]
-
-_CATEGORIES = {
-    history.NORMAL: "task",
-    history.METHOD: "actor_task",
-    history.CREATION: "actor_creation",
-}
 
 
 def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
@@ -65,6 +62,13 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
 
 
 def _trace() -> list[dict[str, Any]]:
+    from pyray import history
+
+    categories = {
+        history.NORMAL: "task",
+        history.METHOD: "actor_task",
+        history.CREATION: "actor_creation",
+    }
     ran = [a for a in history.ended() if a.start and a.pid]
     ran.sort(key=lambda a: a.start)
     names = history.Names()
@@ -79,7 +83,7 @@ def _trace() -> list[dict[str, Any]]:
             titles[row] = f"worker:{a.pid} {names.class_of(a.actor)}"
         trace.append(
             {
-                "cat": _CATEGORIES[a.kind],
+                "cat": categories[a.kind],
                 "name": name,
                 "ph": "X",
                 "pid": 0,

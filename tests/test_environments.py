@@ -213,6 +213,18 @@ print(ray.__file__)
     assert done.stdout.startswith(str(tmp_path))
 
 
+def test_files_beside_the_driver_s_pyray_are_not_the_node_s(tmp_path: pathlib.Path) -> None:
+    """It may lie in a project of the user's, which calls its modules as it likes."""
+    (tmp_path / "pyray").symlink_to(pathlib.Path(pyray.__file__).parent)
+    (tmp_path / "numbers.py").write_text("raise RuntimeError('not the one that was meant')\n")
+    source = """
+import pyray as ray
+ray.init(num_cpus=1)
+print(ray.get(ray.remote(lambda: 3).remote()))
+"""
+    assert run_script(tmp_path / "script.py", source).stdout == "3\n"
+
+
 def test_the_current_directory_is_deleted(tmp_path: pathlib.Path) -> None:
     said = run(tmp_path, in_a_deleted_directory(tmp_path / "gone"))
     assert said.startswith("SessionError: the current directory has been deleted")

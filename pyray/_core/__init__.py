@@ -2,13 +2,14 @@
 
 Imports nothing above it; see ``docs/design.md`` for what lies where.
 
-Its modules are all in one shared library, ``native``, where the import system would look for one
-file each: to map and link 42 of them takes three times as long, and each has pages of its own in
-every process.
+Its modules are all in one shared library, that of ``native``, where the import system would look
+for one file each: to map and link 42 of them takes three times as long, and each has pages of its
+own in every process.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from _frozen_importlib_external import ExtensionFileLoader, spec_from_file_location
 from _imp import extension_suffixes
@@ -18,7 +19,59 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
 _LIBRARY = f"{__path__[0]}/native{extension_suffixes()[0]}"
-_PYTHON = ("annotations", "errors", "hex_id", "object_future", "serial_errors")
+# Those that are in it; a test compares them with the sources.
+_MODULES = frozenset(
+    [
+        "actors",
+        "arena",
+        "arrow_block",
+        "arrow_decode",
+        "arrow_encode",
+        "arrow_format",
+        "arrow_layout",
+        "arrow_numpy",
+        "arrow_pickle",
+        "audit",
+        "by_reference",
+        "cancelling",
+        "census",
+        "compact",
+        "control",
+        "coroutines",
+        "dispatch",
+        "events",
+        "functions",
+        "futures",
+        "generators",
+        "heap",
+        "ids",
+        "interrupts",
+        "mailboxes",
+        "native",
+        "objects",
+        "pins",
+        "points",
+        "private_copy",
+        "queues",
+        "records",
+        "recovery",
+        "running",
+        "serializer",
+        "shared_arrays",
+        "shm",
+        "spilling",
+        "store",
+        "streams",
+        "tasks",
+        "waiting",
+        "yielding",
+    ]
+)
+if not os.path.exists(_LIBRARY):
+    raise ImportError(
+        f"pyray's core is not built for this Python: there is no {_LIBRARY}; say "
+        "`pip install -e .` in pyray's directory"
+    )
 
 
 class _Finder:
@@ -27,7 +80,7 @@ class _Finder:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package, _, module = name.rpartition(".")
-        if package != __name__ or module in _PYTHON:
+        if package != __name__ or module not in _MODULES:
             return None
         return spec_from_file_location(name, _LIBRARY, loader=ExtensionFileLoader(name, _LIBRARY))
 

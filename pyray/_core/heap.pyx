@@ -197,8 +197,7 @@ cdef uint64_t first_fit(Ctx *c, uint64_t n, uint32_t word, uint64_t begin, uint6
         else:
             run = 0
         at += 1
-    if free_ == HEAP_FULL:
-        at_cas64(hint, begin, end)
+    at_cas64(hint, begin, end if free_ == HEAP_FULL else free_)
     return HEAP_FULL
 
 

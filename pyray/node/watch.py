@@ -224,7 +224,7 @@ class Watch:
 
     def _end_one(self, over: Limit) -> None:
         found = [self._candidate(w) for w in self._workers.values() if w.up and w.running]
-        chosen = choose(found, over.size)
+        chosen = choose([c for c in found if self._has_run(c)], over.size)
         if chosen is None:
             if not self._said:
                 self._said = True
@@ -252,6 +252,10 @@ class Watch:
                 continue
         self._ending = worker, time.monotonic() + ENDING_SECONDS
 
+    def _has_run(self, candidate: Candidate) -> bool:
+        """Otherwise the one in its place would have as much memory."""
+        return candidate.task != 0 or control.process_view(candidate.slot)[4] > 0
+
     def _task(self, worker: Worker) -> int:
         return control.current_of(worker.slot) or worker.task or 0
 
@@ -262,8 +266,6 @@ class Watch:
             began = int(worker.began * 1e9)
             return Candidate(worker.slot, worker.pid, memory, actor.handle, actor.left(), began)
         task = self._task(worker)
-        if not task and not control.process_view(worker.slot)[4]:
-            memory = 0  # it has run nothing: the one in its place would have as much
         view = control.task_view(task) if task else None
         again = view is not None and (view[2] < 0 or view[1] < view[2])
         if task and cancelling.cancelled(task):
