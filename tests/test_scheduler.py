@@ -533,8 +533,8 @@ class Shell:
 
     def check_order(self, task: int) -> None:
         """Nothing ahead of `task` may be short of what `task` uses, nor about to go on."""
-        if not self.validate:
-            return
+        if not self.validate or any(isinstance(event, m.AssignFailed) for event in self.events):
+            return  # it is about to hear that less has been given than it thinks
         mine = self.request(task)
         kinds = {*mine} if task < 0 or any(map(is_cpu, mine)) else {*mine, "place"}
         free, gpus = self.free(), self.gpu_free()
