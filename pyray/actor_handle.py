@@ -233,17 +233,33 @@ def rebuild_handle(ref: ObjectID, actor: int, interface: int, settings: dict[str
     return _rebuild(ref, actor, interface, settings)
 
 
-# Handles that came in, by what keeps their actor alive. Who gets one again has the first, with its
-# methods made: a handle does not change, and a thousand in a list cost what their actors cost.
-_received: weakref.WeakValueDictionary[ObjectID, ActorHandle] = weakref.WeakValueDictionary()
+# Handles that came in, by their actor's number. Who gets one again has the first, with its methods
+# made: a handle does not change, and a thousand in a list cost what their actors cost.
+#
+# No WeakValueDictionary: a Ctrl-C that comes while it takes out one that has died is lost, as any
+# exception in a weak reference's callback is.
+_received: dict[int, weakref.ref[ActorHandle]] = {}
+_many = 64  # with so many those that have died are taken out
 
 
 def _rebuild(ref: ObjectID, actor: int, number: int, settings: dict[str, Any]) -> ActorHandle:
-    known = _received.get(ref)
-    if known is not None and (known._pyray_number, known._pyray_settings) == (number, settings):
+    global _many
+    found = _received.get(actor)
+    known = None if found is None else found()
+    if (
+        known is not None
+        and known._pyray_ref == ref
+        and (known._pyray_number, known._pyray_settings) == (number, settings)
+    ):
         return known
     interface = definitions.import_definition(number)
-    handle = _received[ref] = ActorHandle(ref, actor, interface, number, settings)
+    handle = ActorHandle(ref, actor, interface, number, settings)
+    if len(_received) >= _many:
+        for old, there in list(_received.items()):
+            if there() is None:
+                _received.pop(old, None)
+        _many = max(64, 2 * len(_received))
+    _received[actor] = weakref.ref(handle)
     return handle
 
 
