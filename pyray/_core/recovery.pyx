@@ -24,7 +24,7 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport drop_pin, place_of
-from pyray._core.spilling cimport settle_spiller
+from pyray._core.spilling cimport left_by_spiller, settle_spiller
 from pyray._core.store cimport borrow_for_view, is_known, take_over_nested
 from pyray._core.tasks cimport hold_for_task
 from pyray._core.running cimport finish, finish_ending, seen_by_freer, store_error_at
@@ -319,7 +319,7 @@ cdef int reclaim_memory(uint32_t p) except -1:
     cdef uint64_t n = units_high(C)
     cdef uint8_t *live
     cdef uint32_t k
-    cdef uint64_t slot = 0, s, u, to, first, units
+    cdef uint64_t slot = 0, s, u, first = 0, units = 0
     cdef pr_object *o
     cdef pr_task *t
     cdef uint64_t *masks
@@ -346,16 +346,10 @@ cdef int reclaim_memory(uint32_t p) except -1:
                 if not s & OBJ_INLINE and o.size:
                     mark(live, masks, n, place_of(o), o.size)
             # What a live process is just moving may have left its old block before the look above.
-            # That block is the mover's to free, and has its name once it does not say so any more.
             for k in range(at_load32(&C.head.procs_high)):
-                to = at_load64(&C.procs[k].spill_to)
-                first = at_load64(&C.procs[k].spill_from)
-                units = at_load64(&C.procs[k].spill_units)
-                # Of one move, and not of two.
-                if k == p or to == 0 or first == 0 or at_load64(&C.procs[k].spill_to) != to:
-                    continue
-                for u in range(first - 1, min(n, first - 1 + units)):
-                    live[u] = 1
+                if k != p and left_by_spiller(k, &first, &units):
+                    for u in range(first, min(n, first + units)):
+                        live[u] = 1
             for u in range(n):
                 if (at_load32(&C.units[u]) & 0xFFFF) != p + 1:
                     continue

@@ -9,3 +9,4 @@ cdef str why_not(int error)
 cdef void spilling_reset() noexcept nogil
 # For whoever clears up after a dead process: first of all.
 cdef void settle_spiller(uint32_t p) noexcept nogil
+cdef bint left_by_spiller(uint32_t p, uint64_t *first, uint64_t *n) noexcept nogil

@@ -559,14 +559,40 @@ def spill_stats():
 
 # ---- after a death -------------------------------------------------------------------------
 
+cdef bint became_place(uint64_t to, uint64_t handle, uint32_t p) noexcept nogil:
+    """Whether the units from `to` on, which p has claimed for a copy of an object, are its place
+    now, or have been."""
+    cdef pr_object *o = object_at(C, handle)
+    # In this order: an object that goes meanwhile takes its units with it.
+    cdef uint64_t s = at_load64(&o.state)
+    # Claimed by p. If they are not any more, they became the object's place and went with it.
+    if at_load32(&C.units[to]) != ((UNIT_LARGE << 16) | (p + 1)):
+        return True
+    return (gen_of(s) == gen_in(handle) and (s & 0xFF) != OBJ_FREE
+            and at_load64(&o.off) == to * PR_UNIT)
+
+
+cdef bint left_by_spiller(uint32_t p, uint64_t *first, uint64_t *n) noexcept nogil:
+    """The units that an object has just left which p, alive, was moving: they are p's to free, and
+    have its name once it does not say any more that it moves."""
+    cdef pr_proc *q = &C.procs[p]
+    cdef uint64_t to = at_load64(&q.spill_to), handle = at_load64(&q.spill_object)
+    first[0] = at_load64(&q.spill_from)
+    n[0] = at_load64(&q.spill_units)
+    if to == 0 or first[0] == 0 or not plausible(C, handle):
+        return False
+    first[0] -= 1
+    # And all of that of one move, and not of two.
+    return became_place(to - 1, handle, p) and at_load64(&q.spill_to) == to
+
+
 cdef void settle_spiller(uint32_t p) noexcept nogil:
     """Process p is dead: end what it was moving.  Before anything of p's is freed."""
     cdef pr_proc *q = &C.procs[p]
     cdef uint64_t unit = at_load64(&q.spill_from), to = at_load64(&q.spill_to)
     cdef uint64_t handle = at_load64(&q.spill_object), n = at_load64(&q.spill_units)
-    cdef uint64_t s, off, i
+    cdef uint64_t off, i
     cdef pr_object *o
-    cdef bint moved = False
     at_store64(&q.spill_to, 0)
     at_store64(&q.spill_from, 0)
     drop_last_pin(p)
@@ -578,12 +604,7 @@ cdef void settle_spiller(uint32_t p) noexcept nogil:
         o = object_at(C, handle)
         off = unit * PR_UNIT
         at_cas64(&o.off, off | PR_MOVING | <uint64_t>p << PR_MOVER_SHIFT, off)
-        s = at_load64(&o.state)
-        # It was claimed by p. If it is not any more, it became the object's place and went with it.
-        moved = at_load32(&C.units[to]) != ((UNIT_LARGE << 16) | (p + 1)) or (
-            gen_of(s) == gen_in(handle) and (s & 0xFF) != OBJ_FREE
-            and at_load64(&o.off) == to * PR_UNIT)
-        if moved:
+        if became_place(to, handle, p):
             # The old block is p's: what follows finds it, as anything of p's that nobody uses.
             for i in range(unit, unit + n):
                 at_store32(&C.units[i], (UNIT_LARGE << 16) | (p + 1))
