@@ -27,6 +27,22 @@ from pyray._core.serial_errors import (
     CorruptObjectError, RECURSION_MESSAGE, RecursionDepthError,
 )
 
+cdef extern from *:
+    """
+    /* Python 3.12 counts C calls by themselves, and allows 1,500, whatever the recursion limit. */
+    static void pr_room_for_c_calls(int calls)
+    {
+    #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+        PyThreadState *me = PyThreadState_Get();
+        if (me->c_recursion_remaining < calls)
+            me->c_recursion_remaining = calls;
+    #else
+        (void)calls;
+    #endif
+    }
+    """
+    void pr_room_for_c_calls(int calls)
+
 cdef extern from "Python.h":
     ctypedef struct CType "PyTypeObject":
         Py_ssize_t tp_basicsize
@@ -546,7 +562,7 @@ cdef int _leave_room() except -1:
 cdef bytes _with_room(PickleState state, object value):
     """Pickle on a thread of its own, whose stack is large and as yet unused.
 
-    Up to Python 3.11 pickle counts its C calls against the recursion limit, three or more of
+    Python 3.11 counts pickle's C calls against the recursion limit, three or more of
     them for each level, and the caller may have used up most of it.
     """
     global _rooms, _room_outside
@@ -590,6 +606,7 @@ cdef bytes _with_room(PickleState state, object value):
 
 
 def _dump_once(state, value):
+    pr_room_for_c_calls(ROOM_LIMIT)     # of this thread, which ends with the call
     return (<PickleState> state).dump_once(value)
 
 
