@@ -14,7 +14,8 @@ import sys
 from _frozen_importlib_external import ExtensionFileLoader, spec_from_file_location
 from _imp import extension_suffixes
 
-TYPE_CHECKING = False
+from pyray._core.annotations import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 

@@ -10,7 +10,9 @@ from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport actor_status
 from pyray._core.objects cimport alive, sealed
-from pyray._core.records cimport attempt_of, gen_in, gen_of, plausible, shape_of, stop_of
+from pyray._core.records cimport (
+    attempt_of, gen_in, gen_of, handle_of, plausible, shape_of, stop_of, used_chunks,
+)
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport place_of
 from pyray._core.store cimport PACKED_BYTES, check_session
@@ -67,8 +69,7 @@ def calling_task():
 def chunks():
     """Number of chunks of records that have been used."""
     check_session()
-    cdef uint32_t n = at_load32(&C.head.chunks_used)
-    return n if n < C.head.n_chunks else C.head.n_chunks
+    return used_chunks(C)
 
 
 cdef bint snapshot(uint64_t slot, pr_task *copy) noexcept nogil:
@@ -151,7 +152,7 @@ cdef list tasks_of(uint32_t chunk):
             if t.nreturns == 0 or results_there(&t):
                 continue
             status = TASK_READY
-        handle = (<uint64_t>gen_of(t.state) << 32) | slot
+        handle = handle_of(slot, t.state)
         taken = status in (TASK_CLAIMED, TASK_RUNNING, IS_ENDING)
         started = 0
         if status == TASK_RUNNING and at_load64(&C.procs[p].current) == handle:
@@ -251,7 +252,7 @@ cdef list objects_of(uint32_t chunk):
                 gen_of(t.state) == gen_in(copy.task)):
             task = <int>(t.state & 0xFF), attempt_of(t.state)
         found.append((
-            (<uint64_t>gen_of(s) << 32) | slot, name, (s & 0xFF) == OBJ_SEALED, s & 0xFF00,
+            handle_of(slot, s), name, (s & 0xFF) == OBJ_SEALED, s & 0xFF00,
             copy.size if (s & 0xFF) != OBJ_CREATED else 0, copy.owner, holders, task,
             on_disk(&copy, s)))
     return found
