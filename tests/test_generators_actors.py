@@ -106,6 +106,17 @@ class Loop:
             await asyncio.sleep(0)
             tally.add("closed")
 
+    async def cleans_up(self, tally, gate):
+        try:
+            while True:
+                tally.add("yields")
+                gate.wait()  # holds up the loop
+                yield
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            tally.add("closed")
+
     def plain_tallied(self, tally, n):
         try:
             for i in range(n):
@@ -440,3 +451,16 @@ def test_cancelled_at_a_yield(actor, tally):
     with pytest.raises(exceptions.TaskCancelledError):
         pyray.get(last)
     assert pyray.get(good[:10]) == list(range(min(10, len(good))))
+
+
+def test_cancelled_once_in_a_loop(ray, tally, gate):
+    # Asked for while the loop is busy: by the time the call could notice, its task is not cancelled
+    # yet. What the generator awaits as it cleans up is not to be cancelled too.
+    generator = Loop.remote().cleans_up.remote(tally, gate)
+    helpers.wait_until(lambda: len(tally) == 1)
+    pyray.cancel(generator)
+    gate.open()
+    *_, last = generator
+    with pytest.raises(exceptions.TaskCancelledError):
+        pyray.get(last)
+    assert tally.lines()[-1] == "closed"

@@ -205,7 +205,9 @@ async def stream(call: running.Call, values: Any) -> None:
             except (StopIteration, StopAsyncIteration):
                 break
             if call.cancelled:
-                raise asyncio.CancelledError  # one that never awaits is told so here
+                # One that never awaits is told so here. By `Loop._cancel`, as others are: an error
+                # of ours would leave it to cancel the task again, while the generator cleans up.
+                await asyncio.sleep(0)
             writer.put(value)
             value = None
             while (credit := writer.ahead()) is not None:
