@@ -297,37 +297,45 @@ cdef int arguments(uint64_t slot, list found) except -1:
     return 0
 
 
-cdef int contents(uint64_t slot, list found) except -1:
+cdef list ids_inside(uint64_t slot, uint32_t *liable):
+    """Handles of the objects whose ids are inside an object's value, and the process that holds
+    them for that.  Nobody holds the object here: if it goes meanwhile, there are none."""
     cdef pr_object *o = object_at(C, slot)
     cdef uint64_t s = at_load64(&o.state)
     cdef uint64_t off = o.off, size = o.size, count = 0, i, place
-    cdef uint32_t p = o.owner if s & OBJ_ACKED else o.liable
     cdef const char *end
-    cdef Py_ssize_t before = len(found)
+    cdef list found = []
+    liable[0] = o.owner if s & OBJ_ACKED else o.liable
     if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
-        return 0
+        return found
     if s & OBJ_CELL:
         # Once its reader has taken out what it needs, the ids there are stale.
         off, size = (<pr_cell *>o.data).value, (<pr_cell *>o.data).next
         loads_before_loads()
         if at_load64(&o.state) == s and not s & OBJ_ACKED:
-            found.append((off, p))
-            found.append((size, p))
-        return 0
+            found = [off, size]
+        return found
     place = off = place_of(o)
     if not in_payload(off, size) or size < 8:
-        return 0
+        return found
     end = C.payload + off + size - 8
     count = (<const uint64_t *>end)[0]
     if count * PACKED_BYTES + 8 > size or count > size:
-        return 0
+        return found
     for i in range(count):
         # A packed id: the session's nonce, then the handle.
-        found.append(((<const uint64_t *>(end - (count - i) * PACKED_BYTES + 8))[0], p))
+        found.append((<const uint64_t *>(end - (count - i) * PACKED_BYTES + 8))[0])
     loads_before_loads()
     # Or it has moved to disk, and the block may have been another's.
     if gen_of(at_load64(&o.state)) != gen_of(s) or place_of(o) != place:
-        del found[before:]
+        found.clear()
+    return found
+
+
+cdef int contents(uint64_t slot, list found) except -1:
+    cdef uint32_t liable
+    for handle in ids_inside(slot, &liable):
+        found.append((handle, liable))
     return 0
 
 

@@ -372,7 +372,6 @@ cdef void next_assigned(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
     cdef uint32_t seen
     cdef int64_t end = now_ns() + timeout_ns
     cdef int64_t left
-    cdef uint32_t sweep = at_load32(&c.dispatch.sweep)
     assigned[0] = 0
     drop_strays(c)
     while True:
@@ -385,7 +384,7 @@ cdef void next_assigned(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
             assigned[0] = at_xchg64(&c.me.assigned, 0)
             return
         left = end - now_ns()
-        if left <= 0 or at_load32(&c.dispatch.sweep) != sweep:
+        if left <= 0 or at_load32(&c.dispatch.sweep) != c.swept:
             return
         at_store32(&c.me.parked, 1)
         at_store_relaxed32(&c.me.parked_on, cpu_here())
@@ -406,7 +405,6 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
     cdef uint32_t seen
     cdef int64_t end = 0    # set when it comes to waiting: the clock costs more than a look
     cdef int64_t left
-    cdef uint32_t sweep = at_load32(&c.dispatch.sweep)
     assigned[0] = 0
     if c.me.role == ROLE_DEDICATED:
         next_assigned(c, assigned, timeout_ns)
@@ -431,7 +429,7 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
             token_release(c)
         else:
             stop_searching(c)
-        if at_load32(&c.dispatch.sweep) != sweep:
+        if at_load32(&c.dispatch.sweep) != c.swept:
             return 0        # somebody needs room: the caller lets go of what it can
         drop_strays(c)
         # Park.  The bit first, then the look: a push that saw no idle worker is seen here.

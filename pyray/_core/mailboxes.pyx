@@ -393,10 +393,9 @@ cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
     cdef pr_actor *a = actor_at(c, r.actor)
     cdef int64_t end
     cdef uint64_t call = look(c, r, False)
-    cdef uint32_t seen, sweep
+    cdef uint32_t seen
     if call:
         return call
-    sweep = at_load32(&c.dispatch.sweep)
     end = now_ns() + timeout_ns
     call = spin(c, r)
     if call:
@@ -406,7 +405,7 @@ cdef uint64_t next_call(Ctx *c, Reader *r, int64_t timeout_ns) noexcept nogil:
         at_store32(&c.me.parked, 1)
         # After the announcement: who pushes before it is seen here, who pushes after it wakes us.
         call = look(c, r, True)
-        if (call or at_load32(&c.dispatch.stopping) or at_load32(&c.dispatch.sweep) != sweep
+        if (call or at_load32(&c.dispatch.stopping) or at_load32(&c.dispatch.sweep) != c.swept
                 or (at_load32(&a.released) and nothing_left(c, r)) or now_ns() >= end):
             at_store32(&c.me.parked, 0)
             return call

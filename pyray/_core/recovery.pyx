@@ -9,6 +9,7 @@ before its holds are dropped, or they would go with it.  Its slot becomes free l
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from pyray._core.census cimport ids_inside
 from pyray._core.events cimport note_for
 from pyray._core.heap cimport return_unit, units_high
 from pyray._core.layout cimport *
@@ -25,7 +26,7 @@ from pyray._core.records cimport (
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport drop_pin, place_of
 from pyray._core.spilling cimport left_by_spiller, settle_spiller
-from pyray._core.store cimport borrow_for_view, is_known, take_over_nested
+from pyray._core.store cimport borrow_for_view, is_known, take_over_ids
 from pyray._core.tasks cimport hold_for_task
 from pyray._core.running cimport finish, finish_ending, seen_by_freer, store_error_at
 
@@ -151,16 +152,15 @@ cdef int drop_definitions(uint32_t p) except -1:
 cdef int take_over(uint32_t p) except -1:
     """Hold, as the node, the ids inside values that p was liable for."""
     cdef uint64_t slot = 0, s
-    cdef pr_object *o
+    cdef uint32_t liable
+    cdef list inside
     while next_record(C, KIND_OBJECTS, &slot):
-        o = object_at(C, slot)
-        s = at_load64(&o.state)
-        if (s & 0xFF) != OBJ_SEALED or not s & OBJ_NESTED:
-            continue
-        if s & OBJ_CELL and s & OBJ_ACKED:
-            continue        # its reader has taken out what it needs
-        if (o.owner == p and s & OBJ_ACKED) or (o.liable == p and not s & OBJ_ACKED):
-            take_over_nested(handle_of(slot, s))
+        s = at_load64(&object_at(C, slot).state)
+        inside = ids_inside(slot, &liable)
+        if liable == p and not inside:
+            inside = ids_inside(slot, &liable)      # it was just going to disk, if it has any
+        if liable == p and inside:
+            take_over_ids(handle_of(slot, s), inside, p)
     return 0
 
 

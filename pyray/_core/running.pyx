@@ -54,7 +54,6 @@ cdef object _load_function = None
 cdef object _make_error = None
 cdef object _before_shaped = None
 cdef str _name = ""
-cdef uint32_t _sweeps = 0           # the last call to sweep that this process has followed
 
 
 @cython.final
@@ -621,9 +620,7 @@ def chores(Py_ssize_t n):
 
 
 cdef int do_chores(Py_ssize_t n) except -1:
-    global _sweeps
-    if at_load_relaxed32(&C.dispatch.sweep) != _sweeps:
-        _sweeps = at_load32(&C.dispatch.sweep)
+    if at_load_relaxed32(&C.dispatch.sweep) != C.swept:
         sweep()
     elif n % 16 == 0:
         if holds_for_others():
@@ -634,8 +631,8 @@ cdef int do_chores(Py_ssize_t n) except -1:
 
 
 def work(double seconds):
-    """Run tasks until there was none for `seconds`, or the session ends; after a task, not longer
-    than SOON_NS.
+    """Run tasks until there was none for `seconds`, the session ends, or the caller is to sweep;
+    after a task, not longer than SOON_NS.
 
     Returns the number of tasks run.
 

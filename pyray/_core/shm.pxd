@@ -48,6 +48,7 @@ cdef struct Ctx:
     bint attached
     int inflight            # calls that look into the memory at this moment; under the GIL
     uint32_t woken          # 1 + the process that this one has woken since it last waited; a hint
+    uint32_t swept          # the last call to sweep (dispatch.sweep) that this process has followed
 
 cdef Ctx *get_ctx() noexcept nogil
 

@@ -64,7 +64,7 @@ cdef uint32_t private_ids()
 cdef list known_handles()
 cdef int store_reset() except -1
 cdef int copy_value(uint64_t to, ObjectID source, uint64_t flags) except -1
-cdef int take_over_nested(uint64_t handle) except -1
+cdef int take_over_ids(uint64_t handle, list inside, uint32_t p) except -1
 cdef void set_sweep(object sweep)
 cdef void say_unseen(object error)
 cdef int sweep_now() except -1

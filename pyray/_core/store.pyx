@@ -885,6 +885,8 @@ cdef class ViewHold:
         # An id that came in since shares the bit; the last of the two clears it.
         if not _interned or self.handle not in _interned:
             unhold(C, self.handle)
+            if _contained:
+                drop_contained(self.handle)
 
     cdef bint wake(self):
         """Hold it again; False if it is gone, or another one is in use."""
@@ -997,14 +999,21 @@ cdef int store_reset() except -1:
     return 0
 
 
-cdef int take_over_nested(uint64_t handle) except -1:
-    """The node becomes liable for the ids inside a dead process's value."""
-    cdef pr_object *o = object_at(C, handle)
-    try:
-        _contained[handle] = nested_ids(o)
-    except ObjectLostError:
-        return 0
-    o.liable = <unsigned short>C.self
+cdef int take_over_ids(uint64_t handle, list inside, uint32_t p) except -1:
+    """This process becomes liable, in place of a dead one, for the ids inside a value: their
+    objects' handles are given.
+
+    Nobody holds the value for that, and its owner may be freeing it: then what is held for it here
+    goes with the next sweep, and for what the record becomes somebody who lives is liable.
+    """
+    cdef list held = []
+    for each in inside:
+        try:
+            held.append(borrow_for_view(each))
+        except ObjectLostError:
+            continue    # as whoever gets the value will be told
+    _contained[handle] = held
+    at_cas16(&object_at(C, handle).liable, <uint16_t>p, <uint16_t>C.self)
     return 0
 
 

@@ -218,6 +218,7 @@ def sweep():
     """Let go of everything that is held for nothing; returns how much is still held for cause."""
     if not C.attached or C.forked:
         return 0
+    C.swept = at_load32(&C.dispatch.sweep)      # first: who asks from now on is to be heard
     sweep_held()
     sweep_streams()
     sweep_store()
