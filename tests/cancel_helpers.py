@@ -109,6 +109,11 @@ class Counter:
         time.sleep(seconds)
         return self.n
 
+    def stay(self, tally, gate):
+        self.n += 1
+        tally.add()
+        gate.wait()
+
     def add(self, *args):
         self.n += 1
         return self.n
@@ -134,6 +139,12 @@ class Loop:
                 return "caught"
             raise
         return self.n
+
+    async def stay(self, tally, gate):
+        self.n += 1
+        tally.add()
+        while not gate.is_open():
+            await asyncio.sleep(0.001)
 
     async def add(self, *args):
         self.n += 1

