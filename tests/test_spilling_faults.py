@@ -17,6 +17,7 @@ import pytest
 
 import pyray
 from pyray import exceptions
+from pyray._core import points
 from pyray.util.state import get_store
 
 MB = 1 << 20
@@ -81,6 +82,53 @@ def test_a_spiller_that_is_killed_at_any_moment(kills: int, tally: helpers.Tally
     for i, ref in enumerate(again):
         assert checksum(pyray.get(ref)) == checksum(block(i, 600_000))
     fault_helpers.wait_until(lambda: pyray.get(pyray.remote(os.getpid).remote()) > 0)
+
+
+def stop_spillers(name: str, number: int, times: int, tally: helpers.Tally) -> None:
+    """Kill or stop workers at a step of spilling; what the others read is right meanwhile."""
+    pyray.init(num_cpus=2, object_store_memory=6 * MB, log_to_driver=False)
+    kept = [pyray.put(block(i, 300_000)) for i in range(10)]
+    for i in range(times):
+        task = spill_for_ever.remote(tally, kept)
+        pid = pid_of_last(tally, i + 1)
+        points.arm(name, "worker", random.Random(f"{name} {i}").choice((1, 2, 5)), number)
+        assert helpers.wait_until(points.victim, what=f"{name!r}") == pid
+        began = time.monotonic()
+        for j, ref in enumerate(kept):
+            assert checksum(pyray.get(ref)) == checksum(block(j, 300_000))
+        more = [pyray.put(block(100 * i + j, 700_000)) for j in range(6)]
+        for j, ref in enumerate(more):
+            assert checksum(pyray.get(ref)) == checksum(block(100 * i + j, 700_000))
+        assert time.monotonic() - began < helpers.patience(2)
+        del more, ref
+        if number == signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+            pyray.cancel(task, force=True)
+        with pytest.raises((exceptions.WorkerCrashedError, exceptions.TaskCancelledError)):
+            pyray.get(task, timeout=20)
+    del kept, task
+    helpers.wait_until(lambda: get_store().spill_used == 0, what="an empty spill file")
+    helpers.wait_until(lambda: get_store().memory_used <= 16 * 16384, what="an empty store")
+
+
+SPILLING = [name for name in points.NAMES if name.startswith("spill")]
+NUMBERS = pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"]
+)
+
+
+@NUMBERS
+@pytest.mark.parametrize("name", SPILLING)
+def test_a_spiller_at_each_step(name: str, number: int, tally: helpers.Tally) -> None:
+    stop_spillers(name, number, 1, tally)
+
+
+@pytest.mark.storm
+@pytest.mark.seconds(600)
+@NUMBERS
+@pytest.mark.parametrize("name", SPILLING)
+def test_spillers_at_each_step(name: str, number: int, tally: helpers.Tally) -> None:
+    stop_spillers(name, number, 100 if number == signal.SIGKILL else 20, tally)
 
 
 @pytest.mark.seconds(120)

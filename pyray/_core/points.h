@@ -60,7 +60,13 @@
     X(ARRAY_SEALED, "array sealed")                                                               \
     X(DEFINITION_RESERVED, "definition reserved")   /* a number, without its bytes */             \
     X(DEFINITION_HELD, "definition held")           /* by the node, and not in the table */       \
-    X(NESTED_TAKEN, "nested taken")                 /* an owner holds the ids inside, unsaid */
+    X(NESTED_TAKEN, "nested taken")                 /* an owner holds the ids inside, unsaid */   \
+    X(SPILL_CLAIMED, "spill claimed")               /* a block, of which nothing is copied */     \
+    X(SPILL_PLACED, "spill placed")                 /* in the file, with nothing there */         \
+    X(SPILL_COPIED, "spill copied")                 /* and the object is where it was */          \
+    X(SPILL_MARKED, "spill marked")                 /* readers are to take the mark away */       \
+    X(SPILL_MOVED, "spill moved")                   /* and the old block is nobody's */           \
+    X(SPILL_FORGOTTEN, "spill forgotten")           /* the claim, and the old block not freed */
 
 #define PR_POINT_ENUM(name, text) POINT_##name,
 enum { POINT_NONE = 0, PR_POINT_LIST(PR_POINT_ENUM) POINT_COUNT };

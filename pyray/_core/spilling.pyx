@@ -27,6 +27,7 @@ from pyray._core.heap cimport (
 )
 from pyray._core.layout cimport *
 from pyray._core.pins cimport drop_last_pin, pinned
+from pyray._core.points cimport *
 from pyray._core.records cimport gen_in, gen_of, plausible
 from pyray._core.shm cimport (
     Ctx, get_ctx, object_at, pyray_spill_drop_cache, pyray_spill_free, pyray_spill_punch,
@@ -203,6 +204,7 @@ cdef uint64_t copy_out(uint64_t unit, uint64_t handle, uint64_t *size, int *erro
     if not at_cas32(&C.runs[unit].spiller, 0, C.self + 1):
         at_store64(&C.me.spill_from, 0)
         return HEAP_FULL
+    PR_POINT(C, POINT_SPILL_CLAIMED)
     size[0] = o.size
     object_there(unit, handle, &can_go)
     if gen_of(at_load64(&o.state)) != gen_in(handle) or size[0] < PR_LARGE_MIN or (
@@ -216,12 +218,14 @@ cdef uint64_t copy_out(uint64_t unit, uint64_t handle, uint64_t *size, int *erro
     at_store64(&C.me.spill_units, (size[0] + PR_UNIT - 1) // PR_UNIT)
     at_store64(&C.me.spill_object, handle)
     at_store64(&C.me.spill_to, to // PR_UNIT + 1)
+    PR_POINT(C, POINT_SPILL_PLACED)
     error[0] = pyray_spill_write(&C.spill, C.readonly + unit * PR_UNIT, size[0],
                                  to - C.head.n_units * PR_UNIT)
     if error[0]:
         forget_copy(unit)
         heap_free(C, to, size[0])
         return HEAP_FULL
+    PR_POINT(C, POINT_SPILL_COPIED)
     return to
 
 
@@ -235,11 +239,15 @@ cdef bint move(uint64_t unit, uint64_t handle, uint64_t to) noexcept nogil:
     # Looked at before as well: what the record has become may use `off` for something else.
     if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_SEALED or not at_cas64(&o.off, off, mark):
         return False
+    PR_POINT(C, POINT_SPILL_MARKED)
     s = at_load64(&o.state)
     if gen_of(s) != gen_in(handle) or (s & 0xFF) != OBJ_SEALED or pinned(unit):
         at_cas64(&o.off, mark, off)
         return False
-    return at_cas64(&o.off, mark, to)
+    if not at_cas64(&o.off, mark, to):
+        return False
+    PR_POINT(C, POINT_SPILL_MOVED)
+    return True
 
 
 cdef int64_t spill_one(Victim *v, bint give_back, int *error) except -1:
@@ -262,6 +270,7 @@ cdef int64_t spill_one(Victim *v, bint give_back, int *error) except -1:
     # The block is this process's now, and whoever clears up after it is to see that.
     heap_begin_free(C, off, size)
     forget_copy(v.unit)
+    PR_POINT(C, POINT_SPILL_FORGOTTEN)
     if give_back:
         with nogil:
             if pyray_spill_punch(&C.memory, C.head.off_payload + off, n * PR_UNIT):
