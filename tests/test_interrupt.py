@@ -159,7 +159,9 @@ except KeyboardInterrupt:
 say(cancelled=[outcome(r) for r in (*refs, last, *behind, *queued[:10])],
     rest=[outcome(r) for r in queued[10:]])
 say(marks=open(HERE + "/marks").read().split())
-say(free=ray.available_resources()["CPU"], before=before, after=workers())
+# Who gave the last answers may just not have put its CPU back.
+while ray.available_resources()["CPU"] < 2: assert time.monotonic() < limit
+say(before=before, after=workers())
 """
     )
     d.said("now")
@@ -171,7 +173,6 @@ say(free=ray.available_resources()["CPU"], before=before, after=workers())
     assert d.said("cancelled") == ["cancelled"] * 23
     assert d.said("rest") == [f"queued {i}" for i in range(10, 20)]
     assert len(d.said("marks")) == 2 * 10 + 1
-    assert d.said("free") == 2
     assert d.said("before") == d.said("after")
     assert d.ended() == 0
     assert d.stderr() == ""

@@ -84,7 +84,8 @@ from pyray._core import store
 limit = time.monotonic() + 10
 while store.object_stats()["used"] > 80 * 16384 and time.monotonic() < limit:
     ray.get(double.remote(1))
-free = ray.available_resources()["CPU"]
+# Who gave the last answer may just not have put its CPU back.
+while (free := ray.available_resources()["CPU"]) < 2 and time.monotonic() < limit: pass
 from pyray import accounting
 accounting.validate(10.0)
 say(caught=caught, rounds=rounds, used=store.object_stats()["used"] // 16384, free=free)
@@ -230,7 +231,9 @@ def test_interrupts_at_a_prompt(tmp_path, figures, size):
             assert longest < 30, text
             terminal.send(f"print(ray.get([double.remote({i}), nested.remote({i})]), 'fine')\n")
             terminal.read_until(rf"\[{2 * i}, {2 * i + 1}\] fine\n")
-        terminal.send("print(ray.available_resources()['CPU'], 'free')\n")
+        # Who gave the last answer may just not have put its CPU back.
+        terminal.send("free = lambda: ray.available_resources()['CPU']\n")
+        terminal.send("print(next(n for n in iter(free, None) if n == 2), 'free')\n")
         terminal.read_until(r"2\.0 free\n")
         terminal.send("exit()\n")
         d.ended()
