@@ -117,6 +117,16 @@ class Loop:
                 await asyncio.sleep(0)
             tally.add("closed")
 
+    async def stubborn(self, tally):
+        n = 0
+        while True:
+            try:
+                await asyncio.sleep(0.001)
+            except asyncio.CancelledError:
+                tally.add()
+            yield n
+            n += 1
+
     def plain_tallied(self, tally, n):
         try:
             for i in range(n):
@@ -464,3 +474,13 @@ def test_cancelled_once_in_a_loop(ray, tally, gate):
     with pytest.raises(exceptions.TaskCancelledError):
         pyray.get(last)
     assert tally.lines()[-1] == "closed"
+
+
+def test_cancelled_in_a_loop_though_it_yields_on(ray, tally):
+    generator = Loop.remote().stubborn.remote(tally)
+    pyray.get(next(generator))
+    pyray.cancel(generator)
+    *_, last = generator
+    with pytest.raises(exceptions.TaskCancelledError):
+        pyray.get(last)
+    assert len(tally) == 1

@@ -302,7 +302,7 @@ cdef list ids_inside(uint64_t slot, uint32_t *liable):
     them for that.  Nobody holds the object here: if it goes meanwhile, there are none."""
     cdef pr_object *o = object_at(C, slot)
     cdef uint64_t s = at_load64(&o.state)
-    cdef uint64_t off = o.off, size = o.size, count = 0, i, place
+    cdef uint64_t off = o.off, size = o.size, count = 0, i, place, now
     cdef const char *end
     cdef list found = []
     liable[0] = o.owner if s & OBJ_ACKED else o.liable
@@ -312,7 +312,8 @@ cdef list ids_inside(uint64_t slot, uint32_t *liable):
         # Once its reader has taken out what it needs, the ids there are stale.
         off, size = (<pr_cell *>o.data).value, (<pr_cell *>o.data).next
         loads_before_loads()
-        if at_load64(&o.state) == s and not s & OBJ_ACKED:
+        now = at_load64(&o.state)
+        if gen_of(now) == gen_of(s) and now & 0xFF == OBJ_SEALED and not now & OBJ_ACKED:
             found = [off, size]
         return found
     place = off = place_of(o)
@@ -326,8 +327,9 @@ cdef list ids_inside(uint64_t slot, uint32_t *liable):
         # A packed id: the session's nonce, then the handle.
         found.append((<const uint64_t *>(end - (count - i) * PACKED_BYTES + 8))[0])
     loads_before_loads()
-    # Or it has moved to disk, and the block may have been another's.
-    if gen_of(at_load64(&o.state)) != gen_of(s) or place_of(o) != place:
+    now = at_load64(&o.state)
+    # Gone, or moved to disk: the block may have been another's.
+    if gen_of(now) != gen_of(s) or now & 0xFF != OBJ_SEALED or place_of(o) != place:
         found.clear()
     return found
 

@@ -429,11 +429,11 @@ cdef uint64_t next_task(Ctx *c, uint64_t *assigned, int64_t timeout_ns) noexcept
             token_release(c)
         else:
             stop_searching(c)
+        drop_strays(c)
+        seen = at_load32(&c.me.wake)
         if at_load32(&c.dispatch.sweep) != c.swept:
             return 0        # somebody needs room: the caller lets go of what it can
-        drop_strays(c)
         # Park.  The bit first, then the look: a push that saw no idle worker is seen here.
-        seen = at_load32(&c.me.wake)
         set_bit(c.dispatch.idle, c.self)
         if ((queue_visible(c) and at_load32(&c.dispatch.searcher) == 0 and token_free(c))
                 or at_load32(&c.dispatch.stopping)) and clear_bit(c.dispatch.idle, c.self):

@@ -227,7 +227,7 @@ cdef class Bridge:
         """Until the session ends; returns what is to be raised by those that still wait."""
         cdef pr_waiter *w = &C.me.waiter[PR_BRIDGE]
         cdef uint32_t seen, last = at_load32(&w.events)
-        cdef uint32_t sweeps = at_load32(&C.dispatch.sweep)
+        cdef uint32_t sweeps = C.swept
         cdef int64_t now, until, looked = now_ns(), active = looked, scanned = 0, cost = 0
         cdef bint everything
         cdef list found

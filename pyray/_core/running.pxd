@@ -13,6 +13,7 @@ cdef class Call(TaskContext):
     cdef readonly Function function
     cdef readonly bint over
     cdef readonly uint16_t group    # its concurrency group; 0 is the default one
+    cdef public uint32_t told       # the last value of `cancelled` that it was interrupted for
     cdef int attempt
     cdef uint64_t started
     cpdef begin(self)

@@ -621,6 +621,7 @@ def chores(Py_ssize_t n):
 
 cdef int do_chores(Py_ssize_t n) except -1:
     if at_load_relaxed32(&C.dispatch.sweep) != C.swept:
+        C.swept = at_load32(&C.dispatch.sweep)
         sweep()
     elif n % 16 == 0:
         if holds_for_others():

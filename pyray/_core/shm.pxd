@@ -48,7 +48,9 @@ cdef struct Ctx:
     bint attached
     int inflight            # calls that look into the memory at this moment; under the GIL
     uint32_t woken          # 1 + the process that this one has woken since it last waited; a hint
-    uint32_t swept          # the last call to sweep (dispatch.sweep) that this process has followed
+    # The last call to sweep (dispatch.sweep) that this process has followed between two tasks, or
+    # idle.  What it does for others while a task waits does not count: what that holds stays held.
+    uint32_t swept
 
 cdef Ctx *get_ctx() noexcept nogil
 

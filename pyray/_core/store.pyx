@@ -469,14 +469,18 @@ cdef int sweep_store():
     """Let go of ids inside values that are gone or that their owner has taken over."""
     cdef uint64_t handle
     cdef uint64_t s
+    cdef uint32_t owner
     for key in list(_contained):
         handle = key
         if not alive(C, handle):
             drop_contained(handle)
         else:
             s = at_load64(&object_at(C, handle).state)
-            # Of a cell the reader holds what it needs, and no longer what the cell contains.
-            if s & OBJ_ACKED and (s & OBJ_CELL or object_at(C, handle).owner != C.self):
+            owner = object_at(C, handle).owner
+            # Of a cell the reader holds what it needs, and no longer what the cell contains.  What
+            # a dead process owned is the node's, which may not have come to say so.
+            if s & OBJ_ACKED and (s & OBJ_CELL or (owner != C.self and (
+                    C.self != NODE or at_load32(&C.procs[owner].status) != PROC_DEAD))):
                 _contained.pop(handle, None)
     return 0
 

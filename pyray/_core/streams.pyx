@@ -222,7 +222,7 @@ cdef Writer new_writer(uint64_t task):
     w.counter = t.counter
     w.index = w.skip = t.produced
     w.window = t.window
-    w.sweeps = at_load32(&C.dispatch.sweep)
+    w.sweeps = C.swept
     w.items = []
     return w
 

@@ -218,7 +218,6 @@ def sweep():
     """Let go of everything that is held for nothing; returns how much is still held for cause."""
     if not C.attached or C.forked:
         return 0
-    C.swept = at_load32(&C.dispatch.sweep)      # first: who asks from now on is to be heard
     sweep_held()
     sweep_streams()
     sweep_store()
@@ -250,11 +249,13 @@ def sweep_idly():
     """`sweep`, when nothing is to do. Asked by somebody, also of what only the garbage collector
     finds, if shared arrays are among what is held: they wait to be sealed."""
     global _collected
-    if C.attached and _collected != at_load32(&C.dispatch.sweep):
-        _collected = at_load32(&C.dispatch.sweep)
-        if shared().regions:
-            import gc
-            gc.collect()
+    if C.attached:
+        C.swept = at_load32(&C.dispatch.sweep)      # first: who asks from now on is to be heard
+        if _collected != C.swept:
+            _collected = C.swept
+            if shared().regions:
+                import gc
+                gc.collect()
     return sweep()
 
 

@@ -312,7 +312,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     cdef Py_ssize_t i, ready
     cdef int waiter
     cdef pr_waiter *w = NULL
-    cdef uint32_t events = 0, counted = 0
+    cdef uint32_t events = 0, counted = 0, sweeps
     cdef int64_t start, now, end, looked
     ready = count_sealed(handles, n, need, &error)
     if ready >= need or (error and stop_at_error):
@@ -323,6 +323,7 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
     mapping = current_mapping()     # a shutdown in another thread must not unmap under us
     waiter = waiter_open(C)
     looked = start
+    sweeps = C.swept
     C.inflight += 1
     blocked = on_task_thread()
     if blocked:
@@ -381,7 +382,8 @@ cdef Py_ssize_t wait_for(uint64_t *handles, Py_ssize_t n, Py_ssize_t need, int64
             if now - looked >= CHUNK_NS - 1000000:
                 looked = now
                 rescue(C)
-                if at_load_relaxed32(&C.dispatch.sweep) != C.swept:
+                if at_load_relaxed32(&C.dispatch.sweep) != sweeps:
+                    sweeps = at_load32(&C.dispatch.sweep)
                     sweep_now()
                 refusal = refused()
                 if refusal is not None:

@@ -53,8 +53,7 @@ class Loop:
         self.unfinished = 0  # calls that the loop has and that have not ended
         self.batches = 0
         self.loop = asyncio.new_event_loop()
-        # Calls that wait in their asyncio tasks, with what they were last cancelled for.
-        self.begun: dict[running.Call, tuple[asyncio.Task[None], int]] = {}
+        self.begun: dict[running.Call, asyncio.Task[None]] = {}  # calls that wait in their tasks
         self.context = copy_context()
         self.starter = Starter(
             self.loop, self.context, this_call, asyncio, finish, self._ended, self._leave
@@ -134,7 +133,7 @@ class Loop:
             self.unfinished -= 1
         else:
             group.running += 1
-            self.begun[call] = (task, 0)
+            self.begun[call] = task
 
     def _next(self, group: Group) -> None:
         """Begin calls of a group that have waited for others to end."""
@@ -172,10 +171,10 @@ class Loop:
     def _cancel(self) -> None:
         """Some call is to stop: cancel the asyncio tasks of those that are, once for each request.
         Calls that have not begun are the node's to fail."""
-        for call, (task, told) in self.begun.items():
+        for call, task in self.begun.items():
             asked = call.cancelled
-            if asked and asked != told:
-                self.begun[call] = (task, asked)
+            if asked and asked != call.told:
+                call.told = asked
                 task.cancel("this call was cancelled")
 
 
@@ -204,7 +203,9 @@ async def stream(call: running.Call, values: Any) -> None:
                 value = await anext(values) if asynchronous else next(values)
             except (StopIteration, StopAsyncIteration):
                 break
-            if call.cancelled:
+            if asked := call.cancelled:
+                if call.told == asked:
+                    raise asyncio.CancelledError  # told, and it yields nevertheless
                 # One that never awaits is told so here. By `Loop._cancel`, as others are: an error
                 # of ours would leave it to cancel the task again, while the generator cleans up.
                 await asyncio.sleep(0)
