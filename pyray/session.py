@@ -162,7 +162,7 @@ class Session(Resources):
     Parameters
     ----------
     config : dict
-        As `pyray.node.shell.Shell` reads it.
+        As `pyray.node.loop.Loop` reads it.
     memory, spill : int
         Descriptors of the session's memory, and of its spill file or -1.
     """
