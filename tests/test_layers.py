@@ -31,6 +31,7 @@ LAYERS = [
     ["actor_options"],
     ["definitions", "actor_interface"],
     ["tell"],
+    ["node_process"],
     ["session"],
     ["accounting"],
     ["history"],

@@ -228,7 +228,7 @@ def test_a_task_that_writes_to_the_nodes_socket(
 
 def test_a_driver_that_writes_to_the_nodes_socket(ray: Any) -> None:
     current = session.current()
-    assert isinstance(current, session.Session) and current._sock is not None
+    assert isinstance(current, session.Session) and current.node is not None
 
     @ray.remote
     def lasts() -> None:
@@ -237,7 +237,7 @@ def test_a_driver_that_writes_to_the_nodes_socket(ray: Any) -> None:
         time.sleep(60)
 
     ref = lasts.remote()
-    current._sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    current.node._sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(NodeDiedError, match="what came from the driver is no message"):
         ray.get(ref)
     pyray.init(num_cpus=1, object_store_memory=1 << 20)
