@@ -1,4 +1,4 @@
-"""The session of this process: starting the node, talking to it, ending it."""
+"""The session of this process: what it knows, how it begins and ends."""
 
 from __future__ import annotations
 
@@ -12,25 +12,16 @@ from collections.abc import Mapping
 from pyray import protocol, runtime_env, spilling, tell
 from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
 from pyray._core import spilling as core_spilling
-from pyray._core.annotations import Any
-from pyray.child import Child, above_standard
-from pyray.exceptions import (
-    InfeasibleResourcesError,
-    NodeDiedError,
-    SessionError,
-    describe_exit,
-)
+from pyray._core.annotations import TYPE_CHECKING, Any
+from pyray.exceptions import InfeasibleResourcesError, SessionError
 from pyray.held_back import HeldBack
+
+if TYPE_CHECKING:
+    from pyray.node_process import NodeProcess
 
 MAX_PROCESSES = 250
 RECORD_BYTES = 2 << 30
-START_SECONDS = 30.0
 STOP_SECONDS = 5.0
-# How long the driver looks for what is left of a session whose node died.
-LEFT_BEHIND_SECONDS = 2.0
-# How often the driver looks whether it may let go of what tasks needed, while some need something;
-# less often if the look takes more than a fiftieth of that.
-SWEEP_SECONDS = 0.2
 # So many shapes are known here by number; others are asked for again.
 SHAPES_KNOWN = 10_000
 # A wait that takes so long says once what it waits for.
@@ -162,7 +153,7 @@ class Session(Resources):
     Parameters
     ----------
     config : dict
-        As `pyray.node.shell.Shell` reads it.
+        As `pyray.node.loop.Loop` reads it.
     memory, spill : int
         Descriptors of the session's memory, and of its spill file or -1.
     """
@@ -171,250 +162,27 @@ class Session(Resources):
         super().__init__()
         self.config = config
         self.local_mode: bool = config["local_mode"]
-        self._replies: dict[int, bytes] = {}
-        self._interrupted: set[int] = set()  # calls whose replies nobody waits for any more
-        self._reply_arrived = threading.Condition()
-        self._numbers = 0
-        self._send_lock = threading.Lock()
-        self._hello = threading.Event()
-        self._failure: str | None = None
-        self._stopping = False
         self._long_waits: dict[int, float] = {}
         self._telling: threading.Thread | None = None
-        self.node: Child | None = None
-        self._sock: protocol.Socket | None = None
-        self._reader: threading.Thread | None = None
-        self._bell = -1
-        self._holding = -1  # eventfd: tasks have come to need something that is held for them
+        self.node: NodeProcess | None = None
         shm.attach(memory, 0, spill)
         core_spilling.set_directory(*config["spill"])
         try:
             tasks.reset()
             if not self.local_mode:
-                self._start_node(memory, spill)
+                from pyray.node_process import NodeProcess
+
+                self.node = NodeProcess(config, memory, spill)
         except BaseException:
-            self._abandon()
+            shm.detach()
             raise
-        control.set_bell(self._bell)
-
-    def _start_node(self, memory: int, spill: int) -> None:
-        if not sys.executable:
-            raise SessionError(
-                "sys.executable is empty, so pyray cannot start its node process; set it to the "
-                "path of this Python before init()"
-            )
-        self._sock, theirs = protocol.socketpair()
-        theirs = _above_standard(theirs)
-        self._bell = above_standard(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-        self._holding = above_standard(os.eventfd(0, os.EFD_CLOEXEC))
-        entry = os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "__main__.py")
-        arguments = [memory, theirs.fileno(), self._bell, os.getpid(), spill]
-        inherited = [memory, theirs.fileno(), self._bell] + [spill] * (spill >= 0)
-        command = [sys.executable, "-P", entry, *map(str, arguments)]
-        # From its very start, so that its forks' /proc/PID/environ shows it, and inherited by all
-        # that tasks start: the driver finds them by it should the node die.
-        mark = {protocol.SESSION_VARIABLE: self.config["mark"]}
-        try:
-            self.node = Child(command, inherited, mark)
-        except OSError as error:
-            from pyray import machine
-
-            raise SessionError(
-                f"starting the node process with {command[0]} failed: {error}"
-                f"{machine.which_limit(error)}"
-            ) from None
-        finally:
-            theirs.close()
-        try:
-            self._sock.sendall(protocol.pickled(protocol.CONFIG, self.config))
-        except OSError:
-            pass  # it has ended already; the reader finds out how
-        tasks.set_hold_fd(self._holding)
-        self._reader = threading.Thread(target=self._read, name="pyray-reader", daemon=True)
-        self._reader.start()
-
-    def _abandon(self) -> None:
-        """It could not be started: leave nothing."""
-        tasks.set_hold_fd(-1)
-        if self.node is not None:
-            self.node.kill()
-            self.node.wait()
-            self.node.close()
-        if self._sock is not None:
-            self._sock.close()
-        for fd in (self._bell, self._holding):
-            if fd >= 0:
-                os.close(fd)
-        shm.detach()
-
-    def wait_until_up(self) -> None:
-        """Wait for the node's first word."""
-        if self.local_mode:
-            return
-        if not self._hello.wait(START_SECONDS) or self._failure:
-            reason = self._failure or f"it did not answer within {START_SECONDS:g} s"
-            raise SessionError(f"the node process did not come up: {reason}")
-
-    # ---- what the node says ----------------------------------------------------------------
-
-    def _await_frame(self) -> None:
-        """Wait until the node says something; meanwhile let go of what finished tasks needed."""
-        import select
-
-        assert self._sock is not None
-        waiting_for = select.poll()
-        waiting_for.register(self._sock.fileno(), select.POLLIN)
-        waiting_for.register(self._holding, select.POLLIN)
-        pause = SWEEP_SECONDS if tasks.held_tasks() else None
-        while True:
-            ready = waiting_for.poll(None if pause is None else pause * 1000)
-            if any(fd != self._holding for fd, _ in ready):
-                return
-            if ready:
-                os.eventfd_read(self._holding)
-                pause = SWEEP_SECONDS
-                continue
-            began = time.monotonic()
-            held = tasks.held_tasks()
-            pause = max(SWEEP_SECONDS, 50 * (time.monotonic() - began)) if held else None
-
-    def _read(self) -> None:
-        assert self._sock is not None
-        while True:
-            self._await_frame()
-            try:
-                got = protocol.read_frame(self._sock)
-            except (OSError, ValueError):
-                got = None
-            if got is None:
-                break
-            kind, payload = got
-            if kind == protocol.OUTPUT:
-                self._print(payload)
-            elif kind == protocol.REPLY:
-                number, body = protocol.split(payload)
-                with self._reply_arrived:
-                    if number in self._interrupted:
-                        self._interrupted.discard(number)
-                        protocol.discard(body)
-                        continue
-                    self._replies[number] = body
-                    self._reply_arrived.notify_all()
-            elif kind == protocol.HELLO:
-                self._hello.set()
-            elif kind == protocol.SWEEP:
-                tasks.sweep()
-            elif kind == protocol.FATAL:
-                self._broken(payload.decode())
-        if not self._stopping:
-            self._broken(self._how_node_ended())
-
-    def _how_node_ended(self) -> str:
-        assert self.node is not None
-        code = self.node.wait(1.0)
-        if code is None:
-            return f"its connection to the driver (pid={os.getpid()}) broke"
-        return f"process {self.node.pid} {describe_exit(code)[0]}"
-
-    def _broken(self, reason: str) -> None:
-        self._failure = reason
-        self._hello.set()
-        store.break_session(
-            f"the session's node process is gone ({reason}), and with it workers, queued tasks and "
-            "results that were not fetched; call init() to start anew"
-        )
-        with self._reply_arrived:
-            self._reply_arrived.notify_all()
-        self._kill_left_behind()
-
-    def _kill_left_behind(self) -> None:
-        """Kill what the node left when it died: workers go with it, their children may not.
-
-        What is being forked or executed at this moment is not seen by one look, so there is another
-        until there have been two that found nothing.
-        """
-        deadline = time.monotonic() + LEFT_BEHIND_SECONDS
-        nothing = 0
-        while nothing < 2 and time.monotonic() < deadline:
-            nothing = 0 if self._kill_marked() else nothing + 1
-            time.sleep(0.01)
-
-    def _kill_marked(self) -> bool:
-        """Kill all processes of the session; whether there were any."""
-        import signal
-
-        mark = f"{protocol.SESSION_VARIABLE}={self.config['mark']}".encode()
-        found = False
-        for name in os.listdir("/proc"):
-            if not name.isdigit() or int(name) == os.getpid():
-                continue
-            try:
-                with open(f"/proc/{name}/environ", "rb") as f:
-                    if mark in f.read().split(b"\0"):
-                        os.kill(int(name), signal.SIGKILL)
-                        found = True
-            except OSError:
-                continue  # gone meanwhile, or another user's
-        return found
-
-    def _print(self, payload: bytes) -> None:
-        if not self.config["log_to_driver"]:
-            return
-        stream, pid, name, line = protocol.split_output(payload)
-        out = sys.stdout if stream == 1 else sys.stderr
-        try:
-            out.write(f"({name} pid={pid}) {line}\n")
-            out.flush()
-        except (AttributeError, OSError, ValueError):
-            return  # closed, or replaced by something that cannot be written to
-
-    # ---- what the node is asked ------------------------------------------------------------
+        control.set_bell(-1 if self.node is None else self.node.bell)
 
     def call(self, operation: str, *args: Any) -> Any:
         """The node's answer to a call; raises what it raises there."""
-        if self.local_mode:
+        if self.node is None:
             return self._answer_locally(operation, *args)
-        import pickle
-
-        store.check()
-        assert self._sock is not None
-        with self._send_lock:
-            self._numbers += 1
-            number = self._numbers
-            try:
-                self._sock.sendall(protocol.call(number, operation, args))
-            except OSError:
-                self._reply_arrived_or_gone()
-        with self._reply_arrived:
-            try:
-                while number not in self._replies:
-                    if self._failure or self._stopping:
-                        store.check()
-                        raise SessionError("the session was shut down during this call")
-                    self._reply_arrived.wait(1.0)
-                body = self._replies.pop(number)
-            except BaseException:
-                # Ctrl-C: what comes is not to stay here, and an actor with it.
-                if self._replies.pop(number, None) is None:
-                    self._interrupted.add(number)
-                raise
-        ok, value = pickle.loads(body)
-        if ok:
-            return value
-        try:
-            raise value
-        finally:
-            # Or this frame and the error would keep each other, and the caller's ids, until the
-            # garbage collector comes.
-            del value
-
-    def _reply_arrived_or_gone(self) -> None:
-        """Its socket is closed: give the reader a moment to find out why, and raise that."""
-        deadline = time.monotonic() + 1.0
-        while self._failure is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        store.check()
-        raise NodeDiedError("the session's node process does not answer; call init() to start anew")
+        return self.node.call(operation, *args)
 
     def _answer_locally(self, operation: str, *args: Any) -> Any:
         totals = {
@@ -472,22 +240,14 @@ class Session(Resources):
         keep the user from the prompt.
         """
         behind = {store.task_of(i) for i in ids if not store.is_ready(i)} - {0}
-        if not behind or self.local_mode:
+        if not behind or self.node is None:
             return
         frame = protocol.pickled(protocol.INTERRUPT, list(behind))
-        self._telling = threading.Thread(target=self._tell, args=(frame,), daemon=True)
+        self._telling = threading.Thread(target=self.node.tell, args=(frame,), daemon=True)
         try:
             self._telling.start()
         except RuntimeError:
             return  # the interpreter ends, and the session with it
-
-    def _tell(self, frame: bytes) -> None:
-        assert self._sock is not None
-        with self._send_lock:
-            try:
-                self._sock.sendall(frame)
-            except OSError:
-                return  # the node is gone
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -498,33 +258,15 @@ class Session(Resources):
 
     def stop(self) -> None:
         """End all processes and let go of the memory; views that are still alive keep theirs."""
-        self._stopping = True
+        if self.node is not None:
+            self.node.stopping = True
         if shm.attached():
             control.stop_all()  # threads of ours that wait are to raise
         if self._telling is not None and self._telling.ident is not None:
             self._telling.join(STOP_SECONDS)
         futures.stop(STOP_SECONDS)
-        if self._sock is not None:
-            try:
-                self._sock.sendall(protocol.frame(protocol.STOP))
-            except OSError:
-                pass
-            if self._reader is not None and self._reader is not threading.current_thread():
-                self._reader.join(STOP_SECONDS)
         if self.node is not None:
-            if self.node.wait(STOP_SECONDS) is None:
-                self.node.kill()
-                self.node.wait()
-            if self.node.returncode != 0:
-                self._kill_left_behind()
-            self.node.close()
-        if self._sock is not None:
-            self._sock.close()
-        control.set_bell(-1)
-        tasks.set_hold_fd(-1)
-        for fd in (self._bell, self._holding):
-            if fd >= 0:
-                os.close(fd)
+            self.node.stop(STOP_SECONDS)
         # Calls of other threads that are under way see that the session has ended, or finish.
         deadline = time.monotonic() + STOP_SECONDS
         while shm.inflight() and time.monotonic() < deadline:
@@ -534,10 +276,6 @@ class Session(Resources):
             return
         shm.detach()
         tasks.reset()
-
-
-def _above_standard(sock: protocol.Socket) -> protocol.Socket:
-    return protocol.Socket(fileno=above_standard(sock.detach()))
 
 
 # ---- the one session of this process -----------------------------------------------------------
@@ -596,6 +334,7 @@ def start(
                 "before init()"
             )
         from pyray import machine
+        from pyray.child import above_standard
 
         gpus = machine.gpu_names(num_gpus)
         cpus = machine.cpus() if num_cpus is None else num_cpus
@@ -668,7 +407,8 @@ def start(
         try:
             import cloudpickle  # noqa: F401  (needed soon; the node takes longer to start)
 
-            session.wait_until_up()
+            if session.node is not None:
+                session.node.wait_until_up()
             held.let_through()
         except BaseException:
             shutdown()

@@ -13,8 +13,9 @@ from helpers import wait_until
 import pyray
 from pyray import protocol, session
 from pyray.exceptions import NodeDiedError, SessionError
-from pyray.node import shell
-from pyray.node.shell import Shell
+from pyray.node import calls, loop
+from pyray.node.calls import Calls
+from pyray.node.loop import Loop
 
 ATTEMPTS = 10_000
 
@@ -60,6 +61,13 @@ class Peer:
         self.frames = protocol.Frames()
 
 
+class Mute:
+    """A shell, as far as a worker that is cut off needs one."""
+
+    def say(self, line: str, pid: int, name: str) -> None:
+        pass
+
+
 class Loads:
     """In place of the node's `pickle`: what it is asked to unpickle."""
 
@@ -72,18 +80,20 @@ class Loads:
 
 
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> tuple[Shell, Loads]:
-    """A node's shell that answers calls, but has no session, and what it unpickles."""
+def node(monkeypatch: pytest.MonkeyPatch) -> tuple[Loop, Loads]:
+    """A node's loop that answers calls, but has no session, and what it unpickles."""
     loads = Loads()
-    monkeypatch.setattr(shell, "pickle", loads)
-    made = Shell.__new__(Shell)
+    for module in (calls, loop):
+        monkeypatch.setattr(module, "pickle", loads)
+    made: Any = Loop.__new__(Loop)
     made.by_fd = {}
-    monkeypatch.setattr(made, "_send", lambda data: None)
-    monkeypatch.setattr(made, "call_twice", lambda x: 2 * x, raising=False)
+    made.shell = Mute()
+    made.calls = Calls.__new__(Calls)
+    monkeypatch.setattr(made.calls, "call_twice", lambda x: 2 * x, raising=False)
     return made, loads
 
 
-def hear(node: Shell, data: bytes, rng: random.Random) -> Link:
+def hear(node: Loop, data: bytes, rng: random.Random) -> Link:
     peer: Any = Peer(data, rng)
     while peer.link.parts and not peer.link.shut:
         node._on_worker_call(peer, 0)
@@ -91,7 +101,7 @@ def hear(node: Shell, data: bytes, rng: random.Random) -> Link:
     return link
 
 
-def test_a_call_is_answered(node: tuple[Shell, Loads]) -> None:
+def test_a_call_is_answered(node: tuple[Loop, Loads]) -> None:
     """Or the next test would prove nothing."""
     for seed in range(20):
         link = hear(node[0], protocol.call(7, "twice", (21,)), random.Random(seed))
@@ -126,7 +136,7 @@ def malformed(rng: random.Random) -> tuple[bytes, bool]:
             return good[: rng.randrange(1, len(good))], False
 
 
-def test_what_is_malformed_never_reaches_an_unpickler(node: tuple[Shell, Loads]) -> None:
+def test_what_is_malformed_never_reaches_an_unpickler(node: tuple[Loop, Loads]) -> None:
     rng = random.Random(6)
     told = 0
     for _ in range(ATTEMPTS):
@@ -139,7 +149,7 @@ def test_what_is_malformed_never_reaches_an_unpickler(node: tuple[Shell, Loads])
     assert told > ATTEMPTS / 2
 
 
-def test_a_good_call_before_a_bad_one_is_all_that_is_read(node: tuple[Shell, Loads]) -> None:
+def test_a_good_call_before_a_bad_one_is_all_that_is_read(node: tuple[Loop, Loads]) -> None:
     rng = random.Random(7)
     for _ in range(1000):
         data, can_be_told = malformed(rng)
@@ -218,7 +228,7 @@ def test_a_task_that_writes_to_the_nodes_socket(
 
 def test_a_driver_that_writes_to_the_nodes_socket(ray: Any) -> None:
     current = session.current()
-    assert isinstance(current, session.Session) and current._sock is not None
+    assert isinstance(current, session.Session) and current.node is not None
 
     @ray.remote
     def lasts() -> None:
@@ -227,7 +237,7 @@ def test_a_driver_that_writes_to_the_nodes_socket(ray: Any) -> None:
         time.sleep(60)
 
     ref = lasts.remote()
-    current._sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    current.node._sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(NodeDiedError, match="what came from the driver is no message"):
         ray.get(ref)
     pyray.init(num_cpus=1, object_store_memory=1 << 20)

@@ -47,7 +47,7 @@ def test_every_process_says_what_it_does_and_goes_on(ray, gate):
     text = helpers.wait_until(seen, what="the task's stack, and its child's")
     assert "waits_for_the_other" in text
     assert f"==== {node} " in text
-    assert 'node/shell.py", line' in text
+    assert 'node/loop.py", line' in text
     assert "do_epoll_wait" in text or "system call" in text
     pids = workers()
     gate.open()

@@ -10,7 +10,7 @@ from _frozen_importlib_external import PathFinder
 
 if __name__ == "__main__":
     # Nothing that imports leave behind is garbage, and looking for some takes a tenth of the time;
-    # the shell turns it on.
+    # the loop turns it on.
     gc.disable()
     # Not `-m pyray.node`: that needs pyray on the default path, and would search the current
     # directory first, where a user's file may be called random.py.
@@ -21,6 +21,6 @@ if __name__ == "__main__":
     assert spec is not None and spec.loader is not None
     package = sys.modules["pyray"] = module_from_spec(spec)
     spec.loader.exec_module(package)
-    from pyray.node.shell import main
+    from pyray.node.loop import main
 
     main(*(int(a) for a in sys.argv[1:6]))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyray._core import control
+from pyray.node.shell import Shell
 from pyray.node.workers import SHAPED_ACTOR
 
 UNIT = 16384
 
 
-def validate(shell: Any, number: int) -> tuple[list[str], tuple[int, int, int], int]:
+def validate(shell: Shell, number: int) -> tuple[list[str], tuple[int, int, int], int]:
     """What is wrong; units in use, in hand and in all; bytes of a unit.
 
     Parameters
     ----------
-    shell : pyray.node.shell.Shell
+    shell : Shell
     number : int
         The question that processes have answered; see `pyray._core.audit`.
     """
@@ -34,7 +33,7 @@ def validate(shell: Any, number: int) -> tuple[list[str], tuple[int, int, int], 
     return found, figures, UNIT
 
 
-def _scheduler(shell: Any) -> list[str]:
+def _scheduler(shell: Shell) -> list[str]:
     """The scheduler's books agree with each other, and everything is free that nobody has."""
     try:
         shell.scheduler.validate()
@@ -43,7 +42,7 @@ def _scheduler(shell: Any) -> list[str]:
     return []
 
 
-def _tokens(shell: Any) -> list[str]:
+def _tokens(shell: Shell) -> list[str]:
     """The ledger has the node's tokens in the node's name."""
     held = control.token_counts()[1]
     if held != shell.scheduler.held_tokens:
@@ -51,7 +50,7 @@ def _tokens(shell: Any) -> list[str]:
     return []
 
 
-def _workers(shell: Any) -> list[str]:
+def _workers(shell: Shell) -> list[str]:
     """Each process slot is a worker's, and each worker that has a task has one that there is."""
     found = []
     for slot in control.live_slots():
