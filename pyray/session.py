@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 
 from pyray import protocol, runtime_env, spilling, tell
-from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
+from pyray._core import by_reference, control, futures, liveness, room, shm, store, tasks, waiting
 from pyray._core import spilling as core_spilling
 from pyray._core.annotations import Any
 from pyray.child import Child, above_standard
@@ -319,7 +319,7 @@ class Session(Resources):
     def _broken(self, reason: str) -> None:
         self._failure = reason
         self._hello.set()
-        store.break_session(
+        liveness.break_session(
             f"the session's node process is gone ({reason}), and with it workers, queued tasks and "
             "results that were not fetched; call init() to start anew"
         )
@@ -376,7 +376,7 @@ class Session(Resources):
             return self._answer_locally(operation, *args)
         import pickle
 
-        store.check()
+        liveness.check()
         assert self._sock is not None
         with self._send_lock:
             self._numbers += 1
@@ -389,7 +389,7 @@ class Session(Resources):
             try:
                 while number not in self._replies:
                     if self._failure or self._stopping:
-                        store.check()
+                        liveness.check()
                         raise SessionError("the session was shut down during this call")
                     self._reply_arrived.wait(1.0)
                 body = self._replies.pop(number)
@@ -413,7 +413,7 @@ class Session(Resources):
         deadline = time.monotonic() + 1.0
         while self._failure is None and time.monotonic() < deadline:
             time.sleep(0.001)
-        store.check()
+        liveness.check()
         raise NodeDiedError("the session's node process does not answer; call init() to start anew")
 
     def _answer_locally(self, operation: str, *args: Any) -> Any:
@@ -551,10 +551,10 @@ def current() -> Session | WorkerSession | None:
 def require() -> Session | WorkerSession:
     """This process's session; started now, with default options, if there is none."""
     if _current is not None:
-        store.check()
+        liveness.check()
         return _current
     if shm.forked():
-        store.check()
+        liveness.check()
     return start()
 
 
@@ -566,7 +566,7 @@ def become_worker(node: Any, config: dict[str, Any]) -> None:
 
 def is_initialized() -> bool:
     """Whether there is a session that can be used."""
-    return _current is not None and not shm.forked() and not store.is_broken()
+    return _current is not None and not shm.forked() and not liveness.is_broken()
 
 
 def start(
@@ -587,7 +587,7 @@ def start(
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
     with _lock, HeldBack() as held:
-        if _current is not None and not store.is_broken():
+        if _current is not None and not liveness.is_broken():
             assert isinstance(_current, Session)
             return _current  # another thread was quicker
         if shm.inflight():
@@ -659,7 +659,7 @@ def start(
             )
         _current = session
         held.hurry = session.hurry
-        store.set_guard(machine.why_not_grow)
+        room.set_guard(machine.why_not_grow)
         waiting.set_tick(session.on_tick)
         waiting.set_interrupted(session.on_interrupt)
         _set_hooks()

@@ -22,7 +22,17 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pyray import definitions, machine, protocol, stacks
-from pyray._core import cancelling, control, recovery, serializer, shm, spilling, store, tasks
+from pyray._core import (
+    cancelling,
+    control,
+    holds,
+    recovery,
+    serializer,
+    shm,
+    spilling,
+    store,
+    tasks,
+)
 from pyray.exceptions import (
     OutOfMemoryError,
     OwnerDiedError,
@@ -229,7 +239,7 @@ class Shell:
             or recovery.pending()
             or bool(self.shaped)
             or bool(self.groups.pending)
-            or store.duties()
+            or holds.duties()
             or tasks.holding()
         )
 
