@@ -243,7 +243,7 @@ def new_ref():
     cdef ObjectID oid
     check_session()
     me.counter += 1
-    handle = new_record()
+    handle = new_record(C)
     name_record(object_at(C, handle), handle, base(me), me.counter, 0)
     oid = new_id(handle, base(me), me.counter, 0)
     escape(oid)

@@ -76,7 +76,7 @@ cdef void set_sweep(object sweep):
 cdef void drop_contained(uint64_t handle) noexcept:
     """If an object is gone, let go of the ids that it contained, however deeply that goes on."""
     global _dropping
-    if not _contained or handle not in _contained or alive(C, handle):
+    if handle not in _contained or alive(C, handle):
         return
     _dropped.append(_contained.pop(handle))
     if _dropping:
@@ -188,7 +188,8 @@ cdef class ViewHold:
         # An id that came in since shares the bit; the last of the two clears it.
         if not _interned or self.handle not in _interned:
             unhold(C, self.handle)
-            drop_contained(self.handle)
+            if _contained:
+                drop_contained(self.handle)
 
     cdef bint wake(self):
         """Hold it again; False if it is gone, or another one is in use."""

@@ -35,11 +35,10 @@ def set_guard(guard):
     _guard = guard
 
 
-cdef uint64_t new_record() except 0:
-    cdef uint64_t handle = object_new(C)
-    if handle == 0:
-        sweep_now()
-        handle = object_new(C)
+cdef uint64_t record_in_full_store() except 0:
+    cdef uint64_t handle
+    sweep_now()
+    handle = object_new(C)
     if handle == 0:
         raise OutOfRecordsError(
             f"no room for another object's record: all {C.head.n_chunks * PR_CHUNK_BYTES >> 20} "

@@ -353,7 +353,7 @@ def create(dtype, tuple shape, bint fortran, bint zero):
     parent = base(me)
     me.counter += 1
     counter = me.counter
-    handle = new_record()
+    handle = new_record(C)
     o = object_at(C, handle)
     name_record(o, handle, parent, counter, PUT_INDEX)
     C.inflight += 1

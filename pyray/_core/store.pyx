@@ -26,6 +26,7 @@ from pyray._core.errors import ForeignObjectError, ObjectLostError, SessionError
 cdef Ctx *C = get_ctx()
 
 cdef Py_ssize_t _live_ids = 0       # counted in debug builds only; see live_counts()
+cdef dict _contained = contained_ids()      # here too, as every id that goes looks into it
 cdef uint32_t _private_ids = 0      # ids that have not escaped, each of which holds its object
 cdef object _unseen = None          # told of errors that nobody has asked for
 
@@ -95,7 +96,8 @@ cdef class ObjectID:
             if at_load64(&object_at(C, self.handle).state) & OBJ_ERROR and not self.asked:
                 say_unseen(self.handle)
             try_free(C, self.handle)
-        drop_contained(self.handle)
+        if _contained:
+            drop_contained(self.handle)
 
     cdef bytes _binary(self):
         cdef uint8_t out[20]
@@ -406,7 +408,7 @@ def object_stats():
         "total": C.head.n_units * PR_UNIT,
         "chunks": C.head.chunks_used,
         "interned": interned_ids(),
-        "contained": len(contained_ids()),
+        "contained": len(_contained),
     }
 
 

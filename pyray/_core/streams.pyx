@@ -76,7 +76,7 @@ cdef class Writer:
         if self.window:
             item.credit = self.new_credit()
         try:
-            handle = new_record()
+            handle = new_record(C)
         except BaseException:
             self.forgo(item)
             raise
@@ -120,7 +120,7 @@ cdef class Writer:
         return 0
 
     cdef ObjectID new_credit(self):
-        cdef uint64_t handle = new_record()
+        cdef uint64_t handle = new_record(C)
         cdef pr_object *o = object_at(C, handle)
         o.size = encode_inline(None, <char *>o.data, PR_INLINE_OBJECT)
         return new_id(handle, self.parent, self.counter | (PR_CELLS >> 1), self.index)

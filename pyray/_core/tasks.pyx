@@ -611,7 +611,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
 
 cdef ObjectID new_return(bytes parent, uint64_t counter, uint32_t i, uint16_t flags):
     """The record and the id of a task's return."""
-    cdef uint64_t handle = new_record()
+    cdef uint64_t handle = new_record(C)
     if flags & TASK_F_STREAM:
         if i == 0:      # the first cell; without a name, for whose room it has another use
             return new_id(handle, parent, counter | PR_CELLS, 0)

@@ -232,7 +232,7 @@ def peek(uint64_t handle):
 cdef ObjectID new_object(object value, uint64_t flags, object root, bytes parent, uint64_t counter,
                          uint32_t index, bint by_reference=False):
     """A sealed object of this process's own, under the id that hashes from the last three."""
-    cdef uint64_t handle = new_record()
+    cdef uint64_t handle = new_record(C)
     name_record(object_at(C, handle), handle, parent, counter, index)
     try:
         store_value(handle, value, flags, OWN, root, by_reference)
