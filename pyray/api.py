@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 
 from pyray import identity, session
-from pyray._core import control, running, shm, store, tasks, waiting
+from pyray._core import control, liveness, running, shm, store, tasks, waiting
 from pyray._core.annotations import TYPE_CHECKING, Any
 from pyray._core.store import ObjectID
 from pyray._core.waiting import get, wait
@@ -159,9 +159,9 @@ def init(
 
     checked = check_options({"resources": resources, "runtime_env": runtime_env}, "init")
     if shm.forked():
-        store.check()
+        liveness.check()
     existing = session.current()
-    if existing is not None and store.is_broken():
+    if existing is not None and liveness.is_broken():
         session.shutdown()
         existing = None
     if existing is not None:

@@ -8,7 +8,7 @@ import threading
 import time
 
 from pyray import protocol
-from pyray._core import control, store, tasks
+from pyray._core import control, liveness, tasks
 from pyray._core.annotations import Any
 from pyray.child import Child, above_standard
 from pyray.exceptions import NodeDiedError, SessionError, describe_exit
@@ -180,7 +180,7 @@ class NodeProcess:
     def _broken(self, reason: str) -> None:
         self._failure = reason
         self._hello.set()
-        store.break_session(
+        liveness.break_session(
             f"the session's node process is gone ({reason}), and with it workers, queued tasks and "
             "results that were not fetched; call init() to start anew"
         )
@@ -205,7 +205,7 @@ class NodeProcess:
         """Its answer to a call; raises what it raises there."""
         import pickle
 
-        store.check()
+        liveness.check()
         with self._send_lock:
             self._numbers += 1
             number = self._numbers
@@ -217,7 +217,7 @@ class NodeProcess:
             try:
                 while number not in self._replies:
                     if self._failure or self.stopping:
-                        store.check()
+                        liveness.check()
                         raise SessionError("the session was shut down during this call")
                     self._reply_arrived.wait(1.0)
                 body = self._replies.pop(number)
@@ -241,7 +241,7 @@ class NodeProcess:
         deadline = time.monotonic() + 1.0
         while self._failure is None and time.monotonic() < deadline:
             time.sleep(0.001)
-        store.check()
+        liveness.check()
         raise NodeDiedError("the session's node process does not answer; call init() to start anew")
 
     def tell(self, frame: bytes) -> None:

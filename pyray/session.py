@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 
 from pyray import protocol, runtime_env, spilling, tell
-from pyray._core import by_reference, control, futures, shm, store, tasks, waiting
+from pyray._core import by_reference, control, futures, liveness, room, shm, store, tasks, waiting
 from pyray._core import spilling as core_spilling
 from pyray._core.annotations import TYPE_CHECKING, Any
 from pyray.exceptions import InfeasibleResourcesError, SessionError
@@ -289,10 +289,10 @@ def current() -> Session | WorkerSession | None:
 def require() -> Session | WorkerSession:
     """This process's session; started now, with default options, if there is none."""
     if _current is not None:
-        store.check()
+        liveness.check()
         return _current
     if shm.forked():
-        store.check()
+        liveness.check()
     return start()
 
 
@@ -304,7 +304,7 @@ def become_worker(node: Any, config: dict[str, Any]) -> None:
 
 def is_initialized() -> bool:
     """Whether there is a session that can be used."""
-    return _current is not None and not shm.forked() and not store.is_broken()
+    return _current is not None and not shm.forked() and not liveness.is_broken()
 
 
 def start(
@@ -325,7 +325,7 @@ def start(
     """Begin a session; see `pyray.init` for the parameters."""
     global _current
     with _lock, HeldBack() as held:
-        if _current is not None and not store.is_broken():
+        if _current is not None and not liveness.is_broken():
             assert isinstance(_current, Session)
             return _current  # another thread was quicker
         if shm.inflight():
@@ -398,7 +398,7 @@ def start(
             )
         _current = session
         held.hurry = session.hurry
-        store.set_guard(machine.why_not_grow)
+        room.set_guard(machine.why_not_grow)
         waiting.set_tick(session.on_tick)
         waiting.set_interrupted(session.on_interrupt)
         _set_hooks()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyray import definitions
-from pyray._core import control, shm, store
+from pyray._core import control, shm, values
 from pyray._core.annotations import Any
 from pyray._task_error import TaskError, text_only
 from pyray.exceptions import TaskCancelledError
@@ -132,7 +132,7 @@ def unseen(error: Any) -> None:
         return
     if isinstance(error, int):
         with text_only():
-            error = store.peek(error)
+            error = values.peek(error)
     if not isinstance(error, TaskError) or isinstance(error, TaskCancelledError):
         return  # a crash is reported when it happens, and who cancels or kills knows of it
     last = error.remote_traceback.rstrip().rpartition("\n")[2]

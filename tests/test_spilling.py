@@ -17,7 +17,7 @@ import pytest
 
 import pyray
 from pyray import exceptions
-from pyray._core import store
+from pyray._core import room, store
 from pyray.util.state import get_object, get_store, list_objects
 
 MB = 1 << 20
@@ -323,10 +323,10 @@ def test_when_the_machines_memory_is_short():
     begin(64 * MB)
     first = [pyray.put(block(i, 4 * MB)) for i in range(4)]
     try:
-        store.set_guard(lambda nbytes: "the machine is full, says the test")
+        room.set_guard(lambda nbytes: "the machine is full, says the test")
         second = [pyray.put(block(10 + i, 4 * MB)) for i in range(4)]
     finally:
-        store.set_guard(None)
+        room.set_guard(None)
     assert all(map(on_disk, first))
     for i, ref in enumerate(first + second):
         assert checksum(pyray.get(ref)) == checksum(block(i if i < 4 else 6 + i, 4 * MB))

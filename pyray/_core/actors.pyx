@@ -22,6 +22,7 @@ from pyray._core.events cimport note, note_for, outcome_of
 from pyray._core.heap cimport heap_free
 from pyray._core.interrupts cimport begin_users_code, users_code
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.mailboxes cimport (
     Reader, actor_status, box_release, entry_at, Cursor, look, next_call, nothing_left, reader_open,
     settle, settle_all, spin,
@@ -33,18 +34,17 @@ from pyray._core.records cimport (
     attempt_bits, attempt_of, gen_in, gen_of, handle_of, next_record, plausible, stop_of, task_new,
 )
 from pyray._core.recovery cimport fail_task
+from pyray._core.room cimport alloc, new_record
 from pyray._core.running cimport (
     Function, do_chores, enter, execute, finish, new_call, put_error, run, set_running,
 )
 from pyray._core.shm cimport Ctx, actor_at, get_ctx, mailbox_at, object_at, task_at
-from pyray._core.store cimport (
-    OWN, RESULT, ObjectID, alloc, check_id, check_session, escape, load_raw, name_record, new_id,
-    new_record, put_arguments, store_value,
-)
+from pyray._core.store cimport ObjectID, check_id, escape, name_record, new_id
 from pyray._core.streams cimport settle_stream
 from pyray._core.tasks cimport (
     Mailbox, Target, TaskContext, base, failed_call, here, split, submit, sweep_too, the_only,
 )
+from pyray._core.values cimport OWN, RESULT, load_raw, put_arguments, store_value
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 
 from pyray._core.errors import OutOfRecordsError, SessionError
@@ -243,7 +243,7 @@ def new_ref():
     cdef ObjectID oid
     check_session()
     me.counter += 1
-    handle = new_record()
+    handle = new_record(C)
     name_record(object_at(C, handle), handle, base(me), me.counter, 0)
     oid = new_id(handle, base(me), me.counter, 0)
     escape(oid)

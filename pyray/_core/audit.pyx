@@ -17,16 +17,16 @@ from libc.string cimport memset
 
 from pyray._core.actors cimport mailbox_segments
 from pyray._core.heap cimport heap_is_small, heap_settle, units_high
+from pyray._core.holds cimport contained_ids, is_known, known_handles
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.mailboxes cimport Cursor, entry_at
 from pyray._core.objects cimport alive, deps_of, has_block, is_there, sealed
 from pyray._core.pins cimport place_of
 from pyray._core.queues cimport queue_segments
 from pyray._core.records cimport gen_in, gen_of, handle_of, next_record, records_settle, used_chunks
 from pyray._core.shm cimport Ctx, get_ctx, mailbox_at, object_at, task_at
-from pyray._core.store cimport (
-    PACKED_BYTES, ObjectID, check_session, contained_ids, is_known, known_handles, private_ids,
-)
+from pyray._core.store cimport PACKED_BYTES, ObjectID, private_ids
 from pyray._core.tasks cimport tasks_to_free
 
 cdef Ctx *C = get_ctx()

@@ -8,6 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from pyray._core.ids cimport object_digest, task_digest
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.mailboxes cimport actor_status
 from pyray._core.objects cimport alive, sealed
 from pyray._core.records cimport (
@@ -15,7 +16,7 @@ from pyray._core.records cimport (
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport place_of
-from pyray._core.store cimport PACKED_BYTES, check_session
+from pyray._core.store cimport PACKED_BYTES
 from pyray._core.tasks cimport TaskContext, here
 
 cdef extern from *:

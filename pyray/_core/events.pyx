@@ -10,10 +10,10 @@ from libc.string cimport memcpy
 
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.points cimport *
 from pyray._core.objects cimport alive, returns_of
 from pyray._core.shm cimport Ctx, get_ctx, object_at
-from pyray._core.store cimport check_session
 
 cdef extern from *:
     """

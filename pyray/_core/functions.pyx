@@ -8,11 +8,13 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.points cimport *
 from pyray._core.objects cimport hold_for
 from pyray._core.shm cimport Ctx, get_ctx
-from pyray._core.store cimport ObjectID, check_session, escape, load_raw, put_value
+from pyray._core.store cimport ObjectID, escape
 from pyray._core.tasks cimport current_base
+from pyray._core.values cimport load_raw, put_value
 
 from pyray._core.errors import OutOfRecordsError, SessionError
 

@@ -15,10 +15,13 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pyray._core.dispatch cimport rescue
+from pyray._core.holds cimport sweep_now
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.objects cimport ALARM, register_waiter, sealed, waiter_of_bridge
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
-from pyray._core.store cimport ObjectID, check_id, check_session, load_value, sweep_now
+from pyray._core.store cimport ObjectID, check_id
+from pyray._core.values cimport load_value
 from pyray._core.waiting cimport call_tick, count_in, count_out, deadline, refused, sleep_on
 from pyray._core.waiting cimport settle as settle_task
 from pyray._core.waiting cimport wait_for

@@ -7,8 +7,8 @@ number of passes: the process that makes the last of them sends itself the signa
 from libc.stdint cimport uint32_t
 
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.shm cimport Ctx, get_ctx
-from pyray._core.store cimport check_session
 
 import signal
 

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from pyray._core.census cimport ids_inside
 from pyray._core.events cimport note_for
 from pyray._core.heap cimport return_unit, units_high
+from pyray._core.holds cimport borrow_for_view, is_known, take_over_ids
 from pyray._core.layout cimport *
 from pyray._core.mailboxes cimport close_boxes
 from pyray._core.heap cimport heap_free_again, heap_is_small
@@ -26,7 +27,6 @@ from pyray._core.records cimport (
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
 from pyray._core.pins cimport drop_pin, place_of
 from pyray._core.spilling cimport left_by_spiller, settle_spiller
-from pyray._core.store cimport borrow_for_view, is_known, take_over_ids
 from pyray._core.tasks cimport hold_for_task
 from pyray._core.running cimport finish, finish_ending, seen_by_freer, store_error_at
 

@@ -13,6 +13,7 @@ from pyray._core.compact cimport compact_decode as decode_inline
 from pyray._core.dispatch cimport be_watched, next_task, ring_node, stop_searching, token_release
 from pyray._core.events cimport note
 from pyray._core.heap cimport heap_begin_free, heap_free, heap_is_small
+from pyray._core.holds cimport borrow_for_view
 from pyray._core.interrupts cimport (
     begin_users_code, cancelled_by, cancelled_while, children_too, refuse_cancelled, stop_if_asked,
     users_code,
@@ -24,14 +25,12 @@ from pyray._core.records cimport (
     attempt_bits, attempt_of, gen_in, gen_of, stop_of, task_recycle, task_recycle_from,
 )
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
-from pyray._core.store cimport (
-    RESULT, RESULT_MORE, ObjectID, borrow_for_view, copy_value, load_raw, put_value, say_unseen,
-    store_value,
-)
+from pyray._core.store cimport ObjectID, say_unseen
 from pyray._core.streams cimport new_item, new_writer
 from pyray._core.tasks cimport (
     TaskContext, base, here, holds_arrays, holds_for_others, set_variable, the_only,
 )
+from pyray._core.values cimport RESULT, RESULT_MORE, copy_value, load_raw, put_value, store_value
 from pyray._core.waiting cimport begin_task, end_task, set_task_thread
 from pyray._core.yielding cimport (
     check_iterator, store_each, store_items, store_return, write_all,

@@ -18,16 +18,16 @@ from pyray._core.arrow_encode cimport Encoded, encode_frame
 from pyray._core.arrow_numpy cimport dtype_description, numpy_load
 from pyray._core.by_reference cimport Shared, View, add_methods, shared
 from pyray._core.heap cimport heap_free
+from pyray._core.holds cimport Pin, ViewHold, borrow_for_view, pin
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.objects cimport alive, open_object, seal_open
 from pyray._core.private_copy cimport PrivateCopy, private_copy
+from pyray._core.room cimport alloc, discard_record, new_record
 from pyray._core.serializer cimport decode
 from pyray._core.shm cimport Ctx, Mapping, current_mapping, get_ctx, object_at
-from pyray._core.store cimport (
-    PUT_INDEX, ObjectID, Pin, ViewHold, alloc, borrow_for_view, check_id, check_session,
-    discard_record, id_in_record, name_record, new_id, new_record, pin,
-)
 from pyray._core.pins cimport note_block, place_of
+from pyray._core.store cimport PUT_INDEX, ObjectID, check_id, id_in_record, name_record, new_id
 from pyray._core.tasks cimport TaskContext, base, here
 
 from pyray._core.errors import ObjectLostError, SessionError
@@ -353,7 +353,7 @@ def create(dtype, tuple shape, bint fortran, bint zero):
     parent = base(me)
     me.counter += 1
     counter = me.counter
-    handle = new_record()
+    handle = new_record(C)
     o = object_at(C, handle)
     name_record(o, handle, parent, counter, PUT_INDEX)
     C.inflight += 1

@@ -20,15 +20,16 @@ from libc.string cimport memcpy
 
 from pyray._core.compact cimport compact_encode as encode_inline
 from pyray._core.dispatch cimport about_to_search
+from pyray._core.holds cimport sweep_now
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.points cimport *
 from pyray._core.objects cimport alive, returns_of, seal, sealed, try_free
 from pyray._core.records cimport gen_in, gen_of
+from pyray._core.room cimport new_record
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
-from pyray._core.store cimport (
-    RESULT, ObjectID, check_session, escape, new_id, new_object, new_record,
-    as_result, store_value, sweep_now,
-)
+from pyray._core.store cimport ObjectID, escape, new_id
+from pyray._core.values cimport RESULT, as_result, new_object, store_value
 
 cdef Ctx *C = get_ctx()
 
@@ -75,7 +76,7 @@ cdef class Writer:
         if self.window:
             item.credit = self.new_credit()
         try:
-            handle = new_record()
+            handle = new_record(C)
         except BaseException:
             self.forgo(item)
             raise
@@ -119,7 +120,7 @@ cdef class Writer:
         return 0
 
     cdef ObjectID new_credit(self):
-        cdef uint64_t handle = new_record()
+        cdef uint64_t handle = new_record(C)
         cdef pr_object *o = object_at(C, handle)
         o.size = encode_inline(None, <char *>o.data, PR_INLINE_OBJECT)
         return new_id(handle, self.parent, self.counter | (PR_CELLS >> 1), self.index)

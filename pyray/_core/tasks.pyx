@@ -17,8 +17,13 @@ from pyray._core.compact cimport compact_encode_arguments
 from pyray._core.dispatch cimport announce
 from pyray._core.generators cimport new_generator
 from pyray._core.heap cimport heap_free, heap_reset, heap_trim
+from pyray._core.holds cimport (
+    borrow_for_view, contained_ids, has_duties, holds_reset, set_sweep, sweep_contained,
+)
 from pyray._core.ids cimport task_digest
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
+from pyray._core.pins cimport pins_reset
 from pyray._core.points cimport *
 from pyray._core.mailboxes cimport box_push
 from pyray._core.objects cimport (
@@ -29,13 +34,14 @@ from pyray._core.records cimport (
     attempt_of, count_unstarted, gen_in, gen_of, hopeless, records_reset, task_new,
     task_recycle, task_recycle_from,
 )
+from pyray._core.room cimport alloc, new_record
 from pyray._core.shm cimport Ctx, get_ctx, object_at, task_at
-from pyray._core.store cimport (
-    OWN, ObjectID, alloc, as_result, borrow_for_view, check_session, contained_ids, escape,
-    has_duties, load_raw, name_record, new_id, new_object, new_record, put_arguments, put_value,
-    set_sweep, store_reset, store_value, sweep_store,
-)
+from pyray._core.spilling cimport spilling_reset
+from pyray._core.store cimport ObjectID, escape, ids_reset, name_record, new_id
 from pyray._core.streams cimport holds_for_readers, streams_reset, sweep_streams
+from pyray._core.values cimport (
+    OWN, as_result, load_raw, new_object, put_arguments, put_value, store_value,
+)
 
 from pyray._core.errors import ObjectLostError, OutOfRecordsError
 
@@ -220,7 +226,7 @@ def sweep():
         return 0
     sweep_held()
     sweep_streams()
-    sweep_store()
+    sweep_contained()
     if _sweep_more is not None:
         _sweep_more()
     heap_trim(C)
@@ -606,7 +612,7 @@ cdef object submit(Target f, tuple args, dict kwargs, Mailbox box):
 
 cdef ObjectID new_return(bytes parent, uint64_t counter, uint32_t i, uint16_t flags):
     """The record and the id of a task's return."""
-    cdef uint64_t handle = new_record()
+    cdef uint64_t handle = new_record(C)
     if flags & TASK_F_STREAM:
         if i == 0:      # the first cell; without a name, for whose room it has another use
             return new_id(handle, parent, counter | PR_CELLS, 0)
@@ -666,7 +672,7 @@ def held_tasks():
     if not C.attached or C.forked:
         return 0
     sweep_held()
-    sweep_store()
+    sweep_contained()
     return len(_held)
 
 
@@ -696,7 +702,12 @@ def reset():
     records_reset()
     if C.attached:
         queues_reset(C)
-    store_reset()
+    if shared().forget != NULL:
+        shared().forget()
+    ids_reset()
+    holds_reset()
+    spilling_reset()
+    pins_reset()
     streams_reset()
     _only = TaskContext()
     _variable = None

@@ -20,13 +20,14 @@ from libc.stdlib cimport free, malloc
 from pyray._core.dispatch cimport (
     alone_on_cpu, announce, rescue, ring_node, token_release, token_resume, token_take,
 )
+from pyray._core.holds cimport Pin, pin, sweep_now
 from pyray._core.layout cimport *
+from pyray._core.liveness cimport check_session
 from pyray._core.objects cimport raise_depth, register_waiter, sealed, waiter_close, waiter_open
 from pyray._core.queues cimport queue_more
 from pyray._core.shm cimport Ctx, current_mapping, get_ctx, object_at
-from pyray._core.store cimport (
-    ObjectID, Pin, check_id, check_session, load_raw, load_value, pin, sweep_now,
-)
+from pyray._core.store cimport ObjectID, check_id
+from pyray._core.values cimport load_raw, load_value
 
 from pyray._core import serializer
 from pyray._core.errors import (

@@ -10,8 +10,9 @@ from pyray._core.interrupts cimport refuse_cancelled, stop_if_asked, users_code
 from pyray._core.layout cimport *
 from pyray._core.objects cimport alive, returns_of, sealed
 from pyray._core.shm cimport Ctx, get_ctx, task_at
-from pyray._core.store cimport RESULT, RESULT_MORE, ObjectID, store_value
+from pyray._core.store cimport ObjectID
 from pyray._core.streams cimport Writer, new_item, new_writer
+from pyray._core.values cimport RESULT, RESULT_MORE, store_value
 from pyray._core.waiting cimport wait_for
 
 cdef Ctx *C = get_ctx()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyray import definitions, machine, protocol
-from pyray._core import cancelling, control, recovery, store, tasks
+from pyray._core import cancelling, control, holds, recovery, tasks
 from pyray.node import messages as m
 from pyray.node.actors import Actors
 from pyray.node.dedicated import Dedicated
@@ -139,7 +139,7 @@ class Shell:
             or recovery.pending()
             or bool(self.shaped)
             or bool(self.groups.pending)
-            or store.duties()
+            or holds.duties()
             or tasks.holding()
         )
 

@@ -1,0 +1,9 @@
+from typing import final
+
+@final
+class ViewHold: ...
+
+@final
+class Pin: ...
+
+def duties() -> bool: ...

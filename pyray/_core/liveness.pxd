@@ -1,0 +1,1 @@
+cdef int check_session() except -1

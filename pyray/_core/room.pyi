@@ -1,0 +1,3 @@
+from collections.abc import Callable
+
+def set_guard(guard: Callable[[int], str | None] | None) -> None: ...
