@@ -203,8 +203,6 @@ class NodeProcess:
 
     def call(self, operation: str, *args: Any) -> Any:
         """Its answer to a call; raises what it raises there."""
-        import pickle
-
         liveness.check()
         with self._send_lock:
             self._numbers += 1
@@ -226,15 +224,7 @@ class NodeProcess:
                 if self._replies.pop(number, None) is None:
                     self._interrupted.add(number)
                 raise
-        ok, value = pickle.loads(body)
-        if ok:
-            return value
-        try:
-            raise value
-        finally:
-            # Or this frame and the error would keep each other, and the caller's ids, until the
-            # garbage collector comes.
-            del value
+        return protocol.value_of(body)
 
     def _reply_arrived_or_gone(self) -> None:
         """Its socket is closed: give the reader a moment to find out why, and raise that."""

@@ -89,6 +89,21 @@ def split(payload: bytes) -> tuple[int, bytes]:
     return number, payload[NUMBER.size :]
 
 
+def value_of(body: bytes) -> Any:
+    """What a call has returned, by the body of its reply; raises what it has raised."""
+    import pickle
+
+    ok, value = pickle.loads(body)
+    if ok:
+        return value
+    try:
+        raise value
+    finally:
+        # Or this frame and the error would keep each other, and the caller's ids, until the garbage
+        # collector comes.
+        del value
+
+
 def discard(body: bytes) -> None:
     """Let go of what a reply holds that nobody waits for any more."""
     import pickle

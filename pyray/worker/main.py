@@ -44,8 +44,6 @@ class NodeLink:
 
     def call(self, operation: str, *args: Any) -> Any:
         """What the node answers; raises what it raises."""
-        import pickle
-
         with self._lock:
             self._number += 1
             # Half a message, or an answer that nobody reads, would spoil all that follow.
@@ -64,15 +62,7 @@ class NodeLink:
                 ) from None
             finally:
                 interrupts.let_through()
-        ok, value = pickle.loads(body)
-        if ok:
-            return value
-        try:
-            raise value
-        finally:
-            # Or this frame and the error would keep each other, and the caller's ids, until the
-            # garbage collector comes.
-            del value
+        return protocol.value_of(body)
 
     def _next_reply(self) -> tuple[int, bytes]:
         while not self._replies:
